@@ -1,0 +1,192 @@
+"""What one device gets now: a pure function over policies, groups, evidence and the time."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from otaflux_policy import versions
+from otaflux_policy.attempts import IN_FLIGHT, UNSUCCESSFUL, Attempt, AttemptState, Evidence
+from otaflux_policy.cohorts import bucket, within
+from otaflux_policy.contract import Downgrade, Policy, Release, Ring, State
+from otaflux_policy.devices import Device
+from otaflux_policy.groups import Groups
+from otaflux_policy.reasons import DecisionReason
+from otaflux_policy.windows import is_open
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The rollout that a device belongs to, and its ring there (None: in none of them)."""
+
+    policy: Policy
+    ring: Ring | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The release that the device may have (None: no update), from which rollout and ring, why."""
+
+    release: Release | None
+    rollout: str | None
+    ring: str | None
+    reason: DecisionReason
+    run: int = 0
+
+
+def decide(
+    policies: Iterable[Policy], groups: Groups, device: Device, evidence: Evidence, now: datetime
+) -> Decision:
+    """What `device` gets at `now`. Total and deterministic; never raises.
+
+    Policies of other namespaces are not looked at. The rows are those of the table "The policy"
+    in `docs/architecture.md`; the first that fits wins.
+    """
+    return judge(match(policies, groups, device), device, evidence, now)
+
+
+def match(policies: Iterable[Policy], groups: Groups, device: Device) -> Match | DecisionReason:
+    """The rollout that wins the device: highest priority, then oldest, then first by name.
+
+    Where none does: `NoMatch`, or `Incompatible` if one selects it.
+    """
+    labels = groups.labels(device.id)
+    model = device.model or groups.model(device.id)
+    reason = DecisionReason.NO_MATCH
+    for policy in sorted(policies, key=precedence):
+        if policy.namespace != device.namespace:
+            continue
+        if not policy.device_selector.matches(device.id, labels):
+            continue
+        if not _compatible(policy, model, device.version):
+            reason = DecisionReason.INCOMPATIBLE
+            continue
+        return Match(policy, _ring(policy, device.id, labels))
+    return reason
+
+
+def precedence(policy: Policy) -> tuple[int, datetime, str]:
+    """Sorts policies so that the first that matches a device is the one that counts."""
+    return (-policy.priority, policy.created_at, policy.name)
+
+
+def judge(
+    matched: Match | DecisionReason, device: Device, evidence: Evidence, now: datetime
+) -> Decision:
+    """The decision for a device whose rollout and ring are known (`match`)."""
+    if isinstance(matched, DecisionReason):
+        return Decision(None, None, None, matched)
+    policy, ring = matched.policy, matched.ring
+    release, reason = _judge(policy, ring, device, evidence, now)
+    if release is not None and release.firmware.digest not in evidence.stored:
+        release, reason = None, DecisionReason.ARTIFACT_UNAVAILABLE
+    return Decision(release, policy.name, ring.name if ring else None, reason, policy.run)
+
+
+def _compatible(policy: Policy, model: str | None, version: str | None) -> bool:
+    wanted = policy.compatibility
+    if wanted.models and model not in wanted.models:
+        return False
+    if wanted.min_version is None:
+        return True
+    order = versions.compare(version, wanted.min_version)
+    return order is not None and order >= 0
+
+
+def _ring(policy: Policy, device: str, labels: Mapping[str, str]) -> Ring | None:
+    place: int | None = None
+    for ring in policy.rings:
+        if ring.selector is not None and not ring.selector.matches(device, labels):
+            continue
+        if ring.percent is not None:
+            if policy.target is None:
+                continue
+            if place is None:
+                place = bucket(policy.namespace, policy.name, policy.target.digest, device)
+            if not within(ring.percent, place):
+                continue
+        return ring
+    return None
+
+
+Verdict = tuple[Release | None, DecisionReason]
+
+
+def _judge(
+    policy: Policy, ring: Ring | None, device: Device, evidence: Evidence, now: datetime
+) -> Verdict:
+    attempt = evidence.attempts.get(policy.name)
+    state = attempt.state if attempt else None
+    release = policy.stable if policy.rolling_back else policy.target
+    if state in UNSUCCESSFUL:
+        return None, DecisionReason.PREVIOUSLY_FAILED
+    if release is not None and (state is AttemptState.UPDATED or _runs(device, release)):
+        return release, DecisionReason.UP_TO_DATE
+    if policy.state is State.PAUSED:
+        return None, DecisionReason.PAUSED
+    if policy.state is State.ABORTED:
+        return None, DecisionReason.ABORTED
+    if policy.rolling_back:
+        if _touched(policy, device, attempt):
+            if _has_slot(policy, ring, state, evidence):
+                return policy.stable, DecisionReason.ROLLING_BACK
+            return None, DecisionReason.CONCURRENCY_LIMIT
+    elif ring is not None and ring.open and policy.target is not None:
+        return _judge_open(policy, policy.target, ring, device, state, evidence, now)
+    return _judge_closed(policy, device, now), DecisionReason.RING_CLOSED
+
+
+def _judge_open(
+    policy: Policy,
+    target: Release,
+    ring: Ring,
+    device: Device,
+    state: AttemptState | None,
+    evidence: Evidence,
+    now: datetime,
+) -> Verdict:
+    if (
+        policy.downgrade is Downgrade.FORBID
+        and versions.compare(device.version, target.version) == 1
+    ):
+        return None, DecisionReason.DOWNGRADE_FORBIDDEN
+    if policy.name in evidence.tripped:
+        release = None if state in IN_FLIGHT else _judge_closed(policy, device, now)
+        return release, DecisionReason.BREAKER_OPEN
+    if state in IN_FLIGHT:
+        return target, DecisionReason.OFFERED
+    if not is_open(policy.windows, now):
+        return None, DecisionReason.OUTSIDE_WINDOW
+    if not _has_slot(policy, ring, state, evidence):
+        return _judge_closed(policy, device, now), DecisionReason.CONCURRENCY_LIMIT
+    return target, DecisionReason.OFFERED
+
+
+def _judge_closed(policy: Policy, device: Device, now: datetime) -> Release | None:
+    """The stable release, unless the device runs something newer or of unknown order."""
+    stable = policy.stable
+    if stable is None or not is_open(policy.windows, now):
+        return None
+    if device.version is None:
+        newer = policy.target is not None and device.digest == policy.target.digest
+        return None if newer and device.digest != stable.digest else stable
+    order = versions.compare(device.version, stable.version)
+    return stable if order is not None and order <= 0 else None
+
+
+def _runs(device: Device, release: Release) -> bool:
+    return device.digest == release.digest or versions.same(device.version, release.version)
+
+
+def _touched(policy: Policy, device: Device, attempt: Attempt | None) -> bool:
+    return (attempt is not None and attempt.touched) or any(
+        device.digest == gone.digest or versions.same(device.version, gone.version)
+        for gone in policy.rollback_from
+    )
+
+
+def _has_slot(
+    policy: Policy, ring: Ring | None, state: AttemptState | None, evidence: Evidence
+) -> bool:
+    if ring is None or ring.max_concurrent is None or state in IN_FLIGHT:
+        return True
+    return evidence.slots.get((policy.name, ring.name), 0) > 0

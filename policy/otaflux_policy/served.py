@@ -1,0 +1,47 @@
+"""What an update server tells the operator of one rollout (its internal API)."""
+
+from enum import StrEnum
+
+from otaflux_policy.contract import Digest
+from otaflux_policy.models import ContractModel
+
+
+class ArtifactState(StrEnum):
+    """How far a server is with an artifact that a policy lists."""
+
+    FETCHING = "Fetching"
+    STORED = "Stored"
+    FAILED = "Failed"
+
+
+class ServedArtifact(ContractModel):
+    """An artifact that a policy lists; `reason` and `message` say why it failed last."""
+
+    digest: Digest
+    state: ArtifactState
+    reason: str = ""
+    message: str = ""
+
+
+class ServedRollout(ContractModel):
+    """`GET /internal/v1/rollouts/{namespace}/{name}`.
+
+    `revision` is that of the policy in use (None: none is), `rejected` why the published one is
+    not, `run` the highest run known for the name (0: none), also of a rollout that is gone,
+    `schema_versions` the policy versions that every live replica reads.
+    """
+
+    namespace: str
+    name: str
+    revision: str | None = None
+    rejected: str = ""
+    run: int = 0
+    schema_versions: tuple[int, ...] = ()
+    artifacts: tuple[ServedArtifact, ...] = ()
+
+    def stored(self, digest: str) -> bool:
+        """Whether the bytes with this digest can be served."""
+        return any(
+            artifact.digest == digest and artifact.state is ArtifactState.STORED
+            for artifact in self.artifacts
+        )
