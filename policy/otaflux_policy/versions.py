@@ -31,8 +31,9 @@ def compare(left: str | None, right: str | None) -> int | None:
     a, b = parse(left), parse(right)
     if a is None or b is None:
         return None
-    newer: bool = a.precedence_key > b.precedence_key
-    older: bool = a.precedence_key < b.precedence_key
+    a, b = a.truncate("prerelease"), b.truncate("prerelease")
+    newer: bool = a > b
+    older: bool = a < b
     return newer - older
 
 
