@@ -2,9 +2,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+
 from otaflux_cli.control_plane.api_servers import ControlPlane
 from otaflux_cli.control_plane.registries import Oras, Registry
-
 from tests.e2e.installations import Firmware, Installation
 
 Push = Callable[[Firmware, str], Awaitable[str]]

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
+
 from otaflux_cli.control_plane.api_servers import ControlPlane
 from otaflux_cli.control_plane.processes import free_port
 

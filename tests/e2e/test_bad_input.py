@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from otaflux_cli.control_plane.registries import Oras, Registry
 
+from otaflux_cli.control_plane.registries import Oras, Registry
 from tests.e2e.conftest import Push
 from tests.e2e.installations import (
     Firmware,

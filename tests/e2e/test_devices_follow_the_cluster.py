@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from otaflux_cli.control_plane.api_servers import ControlPlane
 
+from otaflux_cli.control_plane.api_servers import ControlPlane
 from tests.e2e.conftest import Push
 from tests.e2e.installations import Firmware, Installation, approval, canaries, eventually, rollout
 

@@ -5,9 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from otaflux_cli.control_plane.api_servers import ControlPlane
 from otaflux_cli.control_plane.registries import Registry
-
 from tests.e2e.conftest import Push
 from tests.e2e.installations import (
     Firmware,

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from hypothesis import strategies as st
+
 from otaflux_policy.attempts import Attempt, AttemptState, Evidence
 from otaflux_policy.contract import (
     Artifact,

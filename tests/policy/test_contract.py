@@ -4,11 +4,11 @@ import json
 
 import pytest
 from hypothesis import given
+
 from otaflux_policy import canonical
 from otaflux_policy.canonical import InvalidPolicy
 from otaflux_policy.contract import POLICY_LIMIT, Policy
 from otaflux_policy.groups import Group
-
 from tests.policy import strategies
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from otaflux_policy.attempts import Attempt, AttemptState, Evidence
 from otaflux_policy.cohorts import bucket, within
 from otaflux_policy.contract import (
@@ -24,7 +25,6 @@ from otaflux_policy.groups import Group, Groups
 from otaflux_policy.reasons import MEANINGS, DecisionReason
 from otaflux_policy.selectors import DeviceSelector
 from otaflux_policy.windows import Window
-
 from tests.policy import strategies
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from otaflux_policy import versions
 from otaflux_policy.cohorts import BUCKETS, bucket, within
 from otaflux_policy.devices import InvalidDeviceId, device_id

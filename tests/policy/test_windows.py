@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
-from otaflux_policy.windows import Window, is_open
 
+from otaflux_policy.windows import Window, is_open
 from tests.policy import strategies
 
 BERLIN = Window(schedule="0 2 * * *", duration=4 * 3600, time_zone="Europe/Berlin")

@@ -71,6 +71,10 @@ class Cache:
             finally:
                 file.truncate(0)
 
+    def sweep(self) -> None:
+        """Remove what was being made by a process that was killed; only under the lock."""
+        shutil.rmtree(self.root / "tmp", ignore_errors=True)
+
     @contextmanager
     def installing(self, folder: str) -> Iterator[Path]:
         """A fresh folder that becomes ``bin/<folder>`` at once when the block ends well."""

@@ -27,16 +27,16 @@ class PartMissing(Exception):
 
     def __init__(self, names: Iterable[str], advice: str | None = None) -> None:
         self.names = tuple(names)
-        what = ", ".join(self.names)
+        what = " ".join(self.names)
         super().__init__(
-            f"{what} not found: "
+            f"not found: {what}; "
             + (advice or f"run `python -m otaflux_cli.control_plane prepare --parts {what}`")
         )
 
 
 @dataclass(frozen=True)
 class Found:
-    """One program on this machine. ``source``: the variable's name, ``go``, ``archive``, ``system``."""
+    """One program; ``source`` is ``KUBEBUILDER_ASSETS``, ``go``, ``archive`` or ``system``."""
 
     name: str
     path: Path
