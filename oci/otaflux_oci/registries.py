@@ -1,0 +1,380 @@
+"""The registry client (OCI distribution-spec v1.1, "Pull" and "Content Discovery")."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from types import TracebackType
+
+import httpcore
+import httpx
+
+from .authorizations import Authorizations
+from .blobs import BlobStream, Verification, require_size
+from .challenges import parse_challenges
+from .credentials import Credentials, Tls
+from .errors import (
+    DigestMismatch,
+    Forbidden,
+    ManifestNotFound,
+    NotFound,
+    RateLimited,
+    RegistryError,
+    RegistryUnreachable,
+    TooLarge,
+    Unauthorized,
+)
+from .exchanges import Exchanges, backoff, deadline, origin, parse_url
+from .limits import Limits
+from .manifests import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+    parse_json,
+    parse_manifest,
+    require_manifest_type,
+)
+from .references import DOCKER_HUB, Repository, is_digest, is_tag, require_digest, require_tag
+from .transports import RegistryTransport
+
+# All four, always: without them distribution 2.8.2 answers 404, or schema 1 under another digest.
+_ACCEPT = {"Accept": ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST))}
+_RETRIED_ERRORS = frozenset({"invalid_token", "insufficient_scope"})
+_TAGS_PER_PAGE = 1000
+_LINK = re.compile(r"<([^<>]*)>([^<]*)")
+_LINK_PARAMETER = re.compile(r';\s*([^\s=;,"]+)\s*=\s*(?:"([^"]*)"|([^\s;,"]*))')
+_LINK_LENGTH = 16_384
+_CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_ERROR_CODE = re.compile(r"[A-Z][A-Z_]{0,63}")
+
+
+class RegistryClient:
+    """A `Source` on registries. One client may serve any number of repositories.
+
+    `credentials`: for whichever registries they fit; `tls`: a private CA and a client
+    certificate; `insecure`: plain http instead of https, for all requests of this client;
+    `trusted_realm_hosts`: token servers (`host` or `host:port`) on other hosts than their
+    registry that may get the credentials; `network_backend`: httpcore's, to see every
+    connection. Close it, or use it as an async context manager.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials | None = None,
+        tls: Tls | None = None,
+        insecure: bool = False,
+        limits: Limits | None = None,
+        trusted_realm_hosts: Iterable[str] = (),
+        network_backend: httpcore.AsyncNetworkBackend | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._scheme = "http" if insecure else "https"
+        self._transport = RegistryTransport(tls=tls, network_backend=network_backend)
+        self._exchanges = Exchanges(self._transport, self._limits)
+        self._authorizations = Authorizations(
+            self._exchanges,
+            credentials=credentials,
+            trusted_realm_hosts=trusted_realm_hosts,
+            limits=self._limits,
+        )
+
+    async def __aenter__(self) -> RegistryClient:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def manifest(self, repository: Repository, reference: str) -> Manifest:
+        where, url = self._manifest_url(repository, reference)
+        async with (
+            self._bounded(where),
+            self._answer("GET", repository, url, where=where, headers=_ACCEPT) as response,
+        ):
+            require_manifest_type(response.headers.get("content-type"), where=where)
+            expected = self._expected_digest(response, reference, where)
+            body = await self._exchanges.read(response, self._limits.manifest_bytes, what=where)
+            return parse_manifest(
+                body,
+                content_type=response.headers.get("content-type"),
+                expected_digest=expected,
+                where=where,
+            )
+
+    async def digest(self, repository: Repository, tag: str) -> str:
+        """By HEAD, which registries do not count as a pull; by GET where that says nothing."""
+        where, url = self._manifest_url(repository, require_tag(tag))
+        async with self._bounded(where):
+            try:
+                async with self._answer(
+                    "HEAD", repository, url, where=where, headers=_ACCEPT
+                ) as response:
+                    announced = response.headers.get("docker-content-digest", "")
+                    content_type = response.headers.get("content-type")
+                    if is_digest(announced):
+                        require_manifest_type(content_type, where=where)
+                        return str(announced)
+            except _MethodNotAllowed:
+                pass
+        return (await self.manifest(repository, tag)).digest
+
+    async def tags(self, repository: Repository) -> list[str]:
+        """Raises TooLarge when the list does not end within the limits."""
+        where = f"The tag list of {repository}"
+        url: httpx.URL | None = self._url(repository, f"tags/list?n={_TAGS_PER_PAGE}")
+        found: dict[str, None] = {}
+        for _ in range(self._limits.tag_pages):
+            assert url is not None
+            async with (
+                self._bounded(where),
+                self._answer("GET", repository, url, where=where, kind="tags") as response,
+            ):
+                body = await self._exchanges.read(response, self._limits.tag_page_bytes, what=where)
+                following = _next_page(response, url, where)
+            known = len(found)
+            found.update(dict.fromkeys(_page(body, where)))
+            # distribution 2.8.2 ignores n and last: no news means that this was the last page.
+            if following is None or len(found) == known:
+                return list(found)
+            url = following
+        raise TooLarge(
+            f"{where} has more than {self._limits.tag_pages} pages. Delete old tags, or name one "
+            "tag instead of a range."
+        )
+
+    def blob(
+        self, repository: Repository, descriptor: Descriptor, *, offset: int = 0
+    ) -> BlobStream:
+        require_digest(descriptor.digest)
+        where = f"{repository}@{descriptor.digest}"
+        require_size(descriptor, self._limits.blob_bytes, where=where)
+        check = Verification(descriptor, offset=offset, where=where)
+        return BlobStream(self._parts(repository, descriptor, check, where))
+
+    async def _parts(
+        self, repository: Repository, descriptor: Descriptor, check: Verification, where: str
+    ) -> AsyncGenerator[bytes, None]:
+        limits = self._limits
+        url = self._url(repository, f"blobs/{descriptor.digest}")
+        end = deadline(limits.blob_seconds)
+        by_range = True
+        attempt = 0
+        if check.complete and check.received:
+            return  # from its end on: no registry can satisfy that range
+        while True:
+            try:
+                start = check.received if by_range else 0
+                headers = {"Range": f"bytes={start}-"} if start else {}
+                async with self._answer(
+                    "GET", repository, url, where=where, headers=headers
+                ) as response:
+                    surplus = check.received - _first_byte(response, start, descriptor, where)
+                    async for part in response.aiter_raw():
+                        if time.monotonic() > end:
+                            raise RegistryError(
+                                f"{where} took longer than {limits.blob_seconds:.0f} s.",
+                                retryable=True,
+                            )
+                        fresh = part[surplus:] if surplus else part
+                        surplus = max(surplus - len(part), 0)
+                        if fresh:
+                            check.update(fresh)
+                            yield fresh
+                if not check.complete:
+                    raise RegistryUnreachable(
+                        f"{where} ended after {check.received} of {descriptor.size} bytes."
+                    )
+            except _RangeNotSatisfiable:
+                by_range = False
+                failure: RegistryError = RegistryError(
+                    f"{where} is shorter at the registry than its descriptor says.", retryable=True
+                )
+            except RateLimited:
+                raise
+            except RegistryError as error:
+                failure = error
+            else:
+                break
+            if check.complete and check.received:
+                break  # it broke after the last byte
+            attempt += 1
+            if not failure.retryable or attempt >= limits.blob_attempts or time.monotonic() > end:
+                raise failure
+            await asyncio.sleep(backoff(attempt - 1, limits))
+        check.finish()
+
+    def _url(self, repository: Repository, path: str) -> httpx.URL:
+        host = "registry-1.docker.io" if repository.registry == DOCKER_HUB else repository.registry
+        return httpx.URL(f"{self._scheme}://{host}/v2/{repository.name}/{path}")
+
+    def _manifest_url(self, repository: Repository, reference: str) -> tuple[str, httpx.URL]:
+        if not is_digest(reference):
+            require_tag(reference)
+        mark = ":" if is_tag(reference) else "@"
+        return f"{repository}{mark}{reference}", self._url(repository, f"manifests/{reference}")
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self, where: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._limits.request_seconds):
+                yield
+        except TimeoutError:
+            raise RegistryUnreachable(
+                f"{where} did not come within {self._limits.request_seconds:.0f} s."
+            ) from None
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        repository: Repository,
+        url: httpx.URL,
+        *,
+        where: str,
+        headers: Mapping[str, str] | None = None,
+        kind: str = "pull",
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer with 200 or 206, after whatever logins it takes; else the fitting error."""
+        authorization = await self._authorizations.first(repository, kind, url)
+        renewed = 0
+        while True:
+            async with self._exchanges.following(
+                method, url, headers=headers or {}, authorization=authorization
+            ) as response:
+                if response.status_code in (200, 206):
+                    yield response
+                    return
+                body = await self._exchanges.read_error(response)
+            status = response.status_code
+            if status != 401 or origin(response.url) != origin(url):
+                raise _failure(response, body, where, asked=url)
+            challenges = parse_challenges(response.headers.get_list("www-authenticate"))
+            refused = {challenge.parameters.get("error", "") for challenge in challenges}
+            if renewed == 2 or (renewed == 1 and refused.isdisjoint(_RETRIED_ERRORS)):
+                raise Unauthorized(self._authorizations.refusal(repository))
+            renewed += 1
+            answer = await self._authorizations.answer(
+                repository, kind, url, challenges, refused=authorization
+            )
+            if answer == authorization:
+                raise Unauthorized(self._authorizations.refusal(repository))
+            authorization = answer
+
+    def _expected_digest(self, response: httpx.Response, reference: str, where: str) -> str | None:
+        announced = response.headers.get("docker-content-digest", "")
+        asked = reference if is_digest(reference) else None
+        if not is_digest(announced):
+            return asked
+        if asked is not None and announced != asked:
+            raise DigestMismatch(f"{where} was asked for, but the registry announces {announced}.")
+        return str(announced)
+
+
+class _MethodNotAllowed(RegistryError):
+    """405."""
+
+
+class _RangeNotSatisfiable(RegistryError):
+    """416."""
+
+
+def _failure(
+    response: httpx.Response, body: bytes, where: str, *, asked: httpx.URL
+) -> RegistryError:
+    status = response.status_code
+    host = response.url.netloc.decode("ascii")
+    if origin(response.url) != origin(asked):
+        return RegistryError(
+            f"{where}: {asked.host} redirects to {host}, which answers {status}.",
+            retryable=status >= 500 or status in (401, 403, 404),  # signed URLs expire
+        )
+    codes = _error_codes(body)
+    detail = f"{status} {', '.join(codes)}" if codes else str(status)
+    if status == 403:
+        return Forbidden(
+            f"{host} forbids reading {where} ({detail}). May this user pull there, and is the "
+            "Secret in spec.artifact.secretRef still valid?"
+        )
+    if status == 404:
+        if "/manifests/" in asked.path and "NAME_UNKNOWN" not in codes:
+            return ManifestNotFound(f"{where} does not exist ({detail}). Push it, or correct it.")
+        return NotFound(f"{where} does not exist at {host} ({detail}). Is the repository right?")
+    if status == 405:
+        return _MethodNotAllowed(f"{host} does not allow reading {where} ({detail}).")
+    if status == 416:
+        return _RangeNotSatisfiable(f"{where} has no such range ({detail}).")
+    return RegistryError(f"{host} answers {detail} for {where}.", retryable=status >= 500)
+
+
+def _error_codes(body: bytes) -> list[str]:
+    """Codes of the spec's error document. Its messages are not repeated: they are free text."""
+    try:
+        errors = parse_json(body)["errors"]
+        codes = [error["code"] for error in errors[:3]]
+    except (ValueError, TypeError, KeyError):
+        return []
+    return [code for code in codes if isinstance(code, str) and _ERROR_CODE.fullmatch(code)]
+
+
+def _next_page(response: httpx.Response, url: httpx.URL, where: str) -> httpx.URL | None:
+    """From the Link header (RFC 8288), followed as it is but never to another origin."""
+    for link, rest in _LINK.findall(", ".join(response.headers.get_list("link"))[:_LINK_LENGTH]):
+        relations = [
+            (quoted or bare).lower().split()
+            for name, quoted, bare in _LINK_PARAMETER.findall(rest)
+            if name.lower() == "rel"
+        ]
+        if relations and "next" in relations[0]:
+            following = parse_url(link, base=url)
+            if origin(following) != origin(url):
+                raise RegistryError(
+                    f"{where} continues on another host, {following.host}, which is not followed."
+                )
+            return following
+    return None
+
+
+def _page(body: bytes, where: str) -> list[str]:
+    try:
+        tags = parse_json(body)["tags"]
+    except (ValueError, TypeError, KeyError):
+        raise RegistryError(f"{where} is not what the specification says.") from None
+    if tags is None:  # distribution, for a repository whose last tag was deleted
+        return []
+    if not isinstance(tags, list):
+        raise RegistryError(f"{where} is not what the specification says.")
+    return [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
+
+
+def _first_byte(response: httpx.Response, start: int, descriptor: Descriptor, where: str) -> int:
+    """Position in the blob of the first byte of this answer: `start`, or 0 for a whole one."""
+    size = descriptor.size
+    length = response.headers.get("content-length", "")
+    if response.status_code == 200:
+        if length.isdigit() and int(length[:20]) != size:
+            raise DigestMismatch(
+                f"{where} should have {size} bytes, but the registry announces {length[:20]}."
+            )
+        return 0
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
+    if start == 0 or match is None or int(match[1]) != start:
+        raise RegistryError(f"{where}: the registry sent another part than was asked for.")
+    if match[3] != "*" and int(match[3]) != size:
+        raise DigestMismatch(
+            f"{where} should have {size} bytes, but the registry announces {match[3]}."
+        )
+    return start

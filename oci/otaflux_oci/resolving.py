@@ -1,0 +1,157 @@
+"""From what a rollout names (tag, range or digest) to one release: a manifest digest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from semantic_version import NpmSpec, Version  # type: ignore[import-untyped]  # ships no types
+
+from .errors import (
+    InvalidReference,
+    NoMatchingVersion,
+    UnsupportedManifest,
+    VersionMismatch,
+)
+from .layouts import firmware_layer
+from .manifests import VERSION_ANNOTATION, Descriptor
+from .references import Repository, require_digest, require_tag
+from .sources import Source
+
+_COMPANION = re.compile(r"sha256-[0-9a-f]{64}(\.(sig|att|sbom))?")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
+_MAX_RANGE = 256
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """`reference`: the tag that was resolved, or the digest. `digest`: of the manifest."""
+
+    repository: Repository
+    reference: str
+    version: str
+    digest: str
+    layer: Descriptor
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+async def resolve(
+    source: Source,
+    repository: Repository,
+    *,
+    tag: str | None = None,
+    semver: str | None = None,
+    digest: str | None = None,
+    version: str = "",
+    media_type: str = "",
+    title: str = "",
+) -> Resolved:
+    """Exactly one of `tag`, `semver`, `digest`; the others as in the spec of a rollout.
+
+    The version is, in order: `version`; the annotation org.opencontainers.image.version;
+    the tag where it is a semantic version (a leading `v` is dropped); else
+    `<tag>-<first 12 hex of the digest>`, and for a digest those 12 alone. A tag that is a
+    semantic version and an annotation that says another are refused, whatever `version`
+    says: that is how an old image under a new tag looks.
+
+    Everything but the tag is read by digest, so a tag that moves meanwhile changes nothing.
+    Raises OciError.
+    """
+    if sum(item is not None for item in (tag, semver, digest)) != 1:
+        raise InvalidReference("Name exactly one of tag, semver and digest.")
+    if digest is not None:
+        reference, tag = require_digest(digest), None
+    elif semver is not None:
+        reference = tag = newest_tag(await source.tags(repository), semver, repository)
+    else:
+        assert tag is not None
+        reference = require_tag(tag)
+    manifest = await source.manifest(repository, reference)
+    layer = firmware_layer(manifest, media_type=media_type, title=title)
+    return Resolved(
+        repository=repository,
+        reference=reference,
+        version=release_version(
+            tag, manifest.digest, manifest.annotations.get(VERSION_ANNOTATION), version
+        ),
+        digest=manifest.digest,
+        layer=layer,
+        annotations=manifest.annotations,
+    )
+
+
+def newest_tag(tags: list[str], semver: str, repository: Repository) -> str:
+    """The tag with the highest version in an npm-style range.
+
+    Signatures and the like (`sha256-…`) and tags that are no semantic version do not
+    count; prereleases only where the range names one of the same version. Of `1.2.3` and
+    `v1.2.3` the former is taken. Raises InvalidReference, NoMatchingVersion.
+    """
+    wanted = _range(semver)
+    candidates = {
+        tag: parsed
+        for tag in tags
+        if not _COMPANION.fullmatch(tag) and (parsed := semantic_version(tag)) is not None
+    }
+    matching = [tag for tag, parsed in candidates.items() if wanted.match(parsed)]
+    if not matching:
+        newest = max(candidates, key=lambda tag: candidates[tag], default=None)
+        hint = f"the newest version there is {newest}" if newest else "there is none"
+        raise NoMatchingVersion(
+            f"Of {len(tags)} tags of {repository}, none is a version in {semver!r}; {hint}."
+        )
+    return max(matching, key=lambda tag: (candidates[tag], not tag.startswith("v")))
+
+
+def release_version(tag: str | None, digest: str, annotation: str | None, version: str) -> str:
+    """The rule of `resolve`; `annotation` None where there is none.
+
+    Raises VersionMismatch, UnsupportedManifest, InvalidReference."""
+    of_tag = semantic_version(tag) if tag is not None else None
+    if annotation is not None and not _VERSION.fullmatch(annotation):
+        raise UnsupportedManifest(
+            f"The annotation {VERSION_ANNOTATION} of {digest} is not a version: letters, digits "
+            "and `.`, `_`, `+`, `~`, `-`, at most 128."
+        )
+    if of_tag is not None and annotation is not None:
+        annotated = semantic_version(annotation)
+        # Build metadata does not count: a tag cannot hold its `+`.
+        if annotated is None or of_tag.precedence_key[:-1] != annotated.precedence_key[:-1]:
+            raise VersionMismatch(
+                f"The tag {tag} holds a manifest that says it is {annotation} "
+                f"({VERSION_ANNOTATION}). Push it under its own version, or name its digest."
+            )
+    if version:
+        if not _VERSION.fullmatch(version):
+            raise InvalidReference(
+                "spec.version is not a version: letters, digits and `.`, `_`, `+`, `~`, `-`, "
+                "at most 128."
+            )
+        return version
+    if annotation is not None:
+        return annotation
+    if of_tag is not None:
+        return str(of_tag)
+    short = digest.removeprefix("sha256:")[:12]
+    return f"{tag}-{short}" if tag is not None else short
+
+
+def semantic_version(text: str) -> Version | None:
+    """`text` as SemVer 2.0.0, after one leading `v`; None if it is not one."""
+    try:
+        return Version(text.removeprefix("v"))
+    except ValueError:
+        return None
+
+
+def _range(semver: str) -> NpmSpec:
+    if len(semver) <= _MAX_RANGE:
+        try:
+            return NpmSpec(semver)
+        except ValueError:
+            pass
+    raise InvalidReference(
+        f"{semver[:80]!r} is not a range of versions. Write for instance ^1.4.0, ~1.4 or "
+        ">=1.4.0 <2.0.0."
+    )

@@ -1,0 +1,4 @@
+from tests.fixtures.oci_sources import client, kitchen, misbehaving
+from tests.fixtures.secrecy import secrecy
+
+__all__ = ["client", "kitchen", "misbehaving", "secrecy"]
