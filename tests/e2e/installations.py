@@ -154,10 +154,9 @@ class Installation:
         trace: TracebackType | None,
     ) -> None:
         await self._stack.aclose()
-        if kind is not None:
-            for process in (self.operator, self.server):
-                tail = process.log.read_text(errors="replace")[-4000:]
-                sys.stderr.write(f"\n--- {process.log.name}\n{tail}\n")
+        for process in (self.operator, self.server):  # shown with a test that fails
+            tail = process.log.read_text(errors="replace")[-6000:]
+            sys.stderr.write(f"\n--- {process.log.name}\n{tail}\n")
 
     async def server_ready(self) -> None:
         async def look() -> int:

@@ -58,7 +58,7 @@ async def test_what_is_not_supported_yet_says_which_field_and_serves_on(
     ("artifact", "reason"),
     [
         ({"repository": "127.0.0.1:9/firmware"}, "RegistryUnreachable"),
-        ({"tag": "absent"}, "NotFound"),
+        ({"tag": "absent"}, "ManifestNotFound"),
         ({"layerSelector": {"mediaType": "application/absent"}}, "NoFirmwareLayer"),
         ({"secretRef": {"name": "absent"}}, "SecretNotFound"),
     ],
@@ -67,6 +67,7 @@ async def test_a_release_that_cannot_be_had_leaves_the_last_one_served(
     installation: Installation, push: Push, artifact: dict[str, Any], reason: str
 ) -> None:
     repository = await push(OLD, "1.3.2")
+    await push(NEW, "1.4.0")
     await installation.apply(canaries("kitchen-1"), rollout(repository, "1.3.2"))
     await installation.gets("kitchen-1", OLD)
     await installation.apply(rollout(repository, "1.4.0", artifact=artifact))
@@ -128,8 +129,9 @@ async def test_no_secret_is_ever_said(
     async with Registry(registry_program, users={"robot$firmware": password}) as registry:
         (tmp_path / "firmware.bin").write_bytes(NEW.data)
         target = f"{registry.host}/{repository}"
-        await oras("push", "--plain-http", "-u", "robot$firmware", "-p", password,
-                   f"{target}:1.4.0", "firmware.bin:application/octet-stream", cwd=tmp_path)  # fmt: skip
+        login = ("-u", "robot$firmware", "-p", password)
+        file = "firmware.bin:application/octet-stream"
+        await oras("push", "--plain-http", *login, f"{target}:1.4.0", file, cwd=tmp_path)
 
         async def secret(password: str) -> None:
             config = {

@@ -171,7 +171,7 @@ async def test_deleting_the_rollout_while_the_operator_is_down(
 ) -> None:
     await released(installation, push)
     await installation.operator.stop()
-    await installation.kubectl("delete", "fwr", "thermostat", "--cascade=orphan")
+    await installation.kubectl("delete", "fwr", "thermostat", "--cascade=orphan", "--wait=false")
     assert await installation.version("kitchen-1") == NEW.answer
     await installation.operator.start()
     await installation.gets("kitchen-1", 404)

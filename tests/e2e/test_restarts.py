@@ -76,7 +76,7 @@ async def test_a_server_serves_on_without_api_server_also_across_a_restart(
         repository = await push(NEW, "1.4.0")
         await installation.apply(canaries("kitchen-1"), rollout(repository, "1.4.0"))
         await installation.gets("kitchen-1", NEW)
-        await fresh_control_plane.stop()
+        await fresh_control_plane.stop(kill=True)
         await installation.gets("kitchen-1", NEW)
         await installation.server.restart()
         await installation.gets("kitchen-1", NEW)

@@ -1,0 +1,1 @@
+"""Simulated devices: real clients of the server's protocols over real sockets."""

@@ -1,0 +1,159 @@
+"""`otaflux simulate`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from otaflux_cli.errors import WRONG_USAGE, UserError
+from otaflux_cli.outputs import Output, OutputOption, console, print_json, remark
+
+if TYPE_CHECKING:
+    from otaflux_cli.simulation.fleets import Fleet, ProtocolMix
+
+MANY = 10_000
+_PERCENT = {"min": 0, "max": 100, "metavar": "PERCENT"}
+
+
+def simulate(
+    server: Annotated[str, typer.Option(help="The update server, http://host:port.")],
+    devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many devices.")] = 10,
+    namespace: Annotated[
+        str | None, typer.Option(help="Their namespace (/t/NAMESPACE); the server's default else.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="native, json or mixed (half and half).")] = "mixed",
+    version: Annotated[str, typer.Option(help="The version that they run at first.")] = "1.0.0",
+    model: Annotated[str | None, typer.Option(help="The model that they report.")] = None,
+    prefix: Annotated[str, typer.Option(help="Device ids are PREFIX-00001 and so on.")] = "sim",
+    interval: Annotated[float, typer.Option(min=0.05, help="Seconds between polls.")] = 5.0,
+    jitter: Annotated[
+        float, typer.Option(help="By how much the interval may differ.", **_PERCENT)
+    ] = 20.0,
+    failures: Annotated[
+        float, typer.Option(help="Devices that cannot install an update.", **_PERCENT)
+    ] = 0.0,
+    reverts: Annotated[
+        float, typer.Option(help="Devices that fall back after the reboot.", **_PERCENT)
+    ] = 0.0,
+    slow: Annotated[float, typer.Option(help="Devices that read slowly.", **_PERCENT)] = 0.0,
+    breaks: Annotated[
+        float, typer.Option(help="Devices whose connection breaks once per download.", **_PERCENT)
+    ] = 0.0,
+    native_reports_version: Annotated[
+        bool, typer.Option(help="Native devices send version and model, as no old client does.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Draws which devices fail, revert, are slow.")] = 1,
+    duration: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop after that many seconds.")
+    ] = None,
+    until_version: Annotated[
+        str | None,
+        typer.Option(help="Stop when every device that can runs it; exit 1 if that never happens."),
+    ] = None,
+    many: Annotated[
+        bool, typer.Option("--many", help=f"Yes, really more than {MANY} devices.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Simulate devices: they poll, download, verify, "reboot" and report, over real sockets.
+
+    [bold]Examples[/bold]
+
+        otaflux simulate --server http://127.0.0.1:8080 --devices 50
+
+        otaflux simulate --server http://127.0.0.1:8080 --devices 50 --failures 10 --slow 5
+
+        otaflux simulate --server http://127.0.0.1:8080 --until-version 1.4.0 --duration 60 -o json
+
+    Without --duration and --until-version it runs until Ctrl-C.
+    """
+    import asyncio
+
+    from otaflux_cli.simulation.displays import summary_data, summary_table
+    from otaflux_cli.simulation.exchanges import InvalidServerUrl
+    from otaflux_cli.simulation.fleets import Fleet, FleetSettings, device_ids
+
+    if devices > MANY and not many:
+        raise UserError(
+            f"{devices} devices are a load test: add --many if the server is yours",
+            exit_code=WRONG_USAGE,
+        )
+    try:
+        fleet = Fleet(
+            server,
+            device_ids(devices, prefix),
+            _protocol(protocol),
+            FleetSettings(
+                interval=interval,
+                jitter=jitter,
+                failures=failures,
+                reverts=reverts,
+                slow=slow,
+                breaks=breaks,
+                version=version,
+                model=model,
+                native_reports_version=native_reports_version,
+                seed=seed,
+            ),
+            namespace=namespace,
+        )
+    except (InvalidServerUrl, ValueError) as error:
+        raise UserError(str(error), exit_code=WRONG_USAGE) from None
+
+    reached = asyncio.run(_run(fleet, server, duration, until_version))
+    summary = fleet.summary()
+    if output is Output.JSON:
+        print_json(summary_data(summary))
+    else:
+        console().print(summary_table(summary, f"{devices} devices at {server}"))
+    if fleet.last_error:
+        remark(f"Last error: {fleet.last_error}")
+    if summary.unreachable == summary.devices:
+        raise UserError(
+            f"No device reached {server}.", hint="Is the server running, and the port its own?"
+        )
+    if not reached:
+        raise UserError(f"Not every device runs {until_version}.")
+
+
+async def _run(
+    fleet: "Fleet", server: str, duration: float | None, until_version: str | None
+) -> bool:
+    import asyncio
+    import signal
+
+    from otaflux_cli.simulation.displays import show
+
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        fleet.wake()
+
+    def done(fleet: "Fleet") -> bool:
+        return stopped or (until_version is not None and fleet.all_run(until_version))
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    display = asyncio.create_task(show(fleet, console(stderr=True), f"Devices at {server}"))
+    try:
+        async with fleet:
+            await fleet.wait_until(done, duration)
+    finally:
+        display.cancel()
+        await asyncio.gather(display, return_exceptions=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    return stopped or until_version is None or fleet.all_run(until_version)
+
+
+def _protocol(text: str) -> "ProtocolMix":
+    from otaflux_cli.simulation.fleets import ProtocolMix
+
+    try:
+        return ProtocolMix(text)
+    except ValueError:
+        raise UserError(
+            f"--protocol {text!r} is unknown: native, json or mixed", exit_code=WRONG_USAGE
+        ) from None

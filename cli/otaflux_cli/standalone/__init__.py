@@ -1,0 +1,1 @@
+"""OtaFlux without Kubernetes: the operator's ports and the server's sources on one machine."""

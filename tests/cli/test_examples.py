@@ -1,0 +1,33 @@
+"""The files of `examples/` are valid, here and at the API server."""
+
+from pathlib import Path
+
+import pytest
+
+import otaflux_cli.standalone
+from otaflux_cli.control_plane.api_servers import ControlPlane
+from otaflux_cli.standalone.manifests import read_folder
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FOLDERS = [EXAMPLES, *(path for path in EXAMPLES.iterdir() if path.is_dir())]
+FILES = sorted(EXAMPLES.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_our_models_accept_every_example(folder: Path) -> None:
+    read = read_folder(folder)
+    assert read.problems == {}
+    assert read.files
+    assert all(content.manifests for content in read.files.values())
+
+
+def test_what_init_writes_is_the_standalone_example() -> None:
+    packaged = Path(otaflux_cli.standalone.__file__).with_name("example.yaml")
+    assert (EXAMPLES / "standalone" / "firmware.yaml").read_text() == packaged.read_text()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(EXAMPLES)))
+async def test_the_api_server_accepts_every_example(
+    control_plane: ControlPlane, namespace: str, file: Path
+) -> None:
+    await control_plane.kubectl("apply", "-n", namespace, "-f", str(file))

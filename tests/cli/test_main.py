@@ -1,0 +1,63 @@
+"""The command line itself: quick help, completion, every command documented by example."""
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from tests.cli.commands import otaflux
+
+COMMANDS = [
+    ("demo",),
+    ("simulate",),
+    ("standalone",),
+    ("rollouts",),
+    ("firmware", "add"),
+    ("firmware", "sample"),
+]
+HEAVY = {"httpx", "kopf", "kubernetes", "fastapi", "uvicorn", "pydantic", "yaml", "watchfiles"}
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert otaflux("--version").stdout.strip() == metadata.version("otaflux")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_shows_examples(command: tuple[str, ...]) -> None:
+    ended = otaflux(*command, "--help")
+    assert ended.returncode == 0
+    assert "Examples" in ended.stdout
+    assert f"otaflux {' '.join(command)}" in ended.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import json, sys\n"
+        "from otaflux_cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(json.dumps([name for name in sys.modules if '.' not in name]))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(json.loads(ended.stdout.splitlines()[-1]))
+    assert not loaded & HEAVY
+
+
+def test_a_shell_can_complete_it() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "otaflux_cli.main", "--show-completion", "bash"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "_OTAFLUX" in ended.stdout.upper() or "complete" in ended.stdout
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    ended = otaflux("frobnicate")
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
