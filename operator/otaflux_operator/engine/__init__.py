@@ -1,0 +1,29 @@
+"""The engine: pure functions from a rollout and what is known of the world to what should be.
+
+`advance` runs the steps in order: take over what was published before a crash, end an aborted
+run, choose a candidate, go back to stable, promote, open and complete rings; then the policy and
+the status follow from what was decided.
+"""
+
+from otaflux_operator.engine.advancing import advance
+from otaflux_operator.engine.observations import (
+    FRESH,
+    Answer,
+    Failure,
+    Found,
+    Observation,
+    Resolution,
+)
+from otaflux_operator.engine.outcomes import Outcome, Waiting
+
+__all__ = [
+    "FRESH",
+    "Answer",
+    "Failure",
+    "Found",
+    "Observation",
+    "Outcome",
+    "Resolution",
+    "Waiting",
+    "advance",
+]

@@ -1,0 +1,140 @@
+"""`advance`: from what is and what is known to what should be."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from otaflux_operator.conditions import Verdict, conditions
+from otaflux_operator.engine import policies, releases
+from otaflux_operator.engine.drafts import Draft, Objection, Standing
+from otaflux_operator.engine.messages import message
+from otaflux_operator.engine.observations import FRESH, Observation
+from otaflux_operator.engine.outcomes import Outcome
+from otaflux_operator.engine.rings import ENDED, advance_rings
+from otaflux_operator.engine.support import unsupported
+from otaflux_operator.engine.verdicts import Situation, judge, phase, waiting
+from otaflux_operator.reasons import Reason
+from otaflux_operator.resources import ConditionType, FirmwareRollout, PolicyStatus, RolloutStatus
+from otaflux_policy.contract import State, policy_object_name
+
+
+def advance(
+    rollout: FirmwareRollout, observation: Observation, now: datetime, *, epoch: int = 0
+) -> Outcome:
+    """What becomes of the rollout. Pure and total; on its own outcome it changes nothing.
+
+    `now` is an aware time. Times are recorded in whole seconds, as a status holds them.
+    """
+    second = now.replace(microsecond=0)
+    draft = Draft.of(rollout)
+    draft.unsupported = unsupported(rollout.spec)
+    releases.inherit(draft, rollout, observation, second)
+    releases.end_aborted(draft, rollout, second)
+    releases.choose_candidate(draft, rollout, observation)
+    releases.return_to_stable(draft, rollout, observation, second)
+    releases.promote(draft, rollout, observation, second)
+    advance_rings(draft, rollout, observation, second)
+    _end_rollback(draft, observation, second)
+    policy = policies.build(draft, rollout, observation)
+    if policies.is_too_large(policy):
+        return _oversized(rollout, observation, now, epoch)
+    return _outcome(Situation(rollout, draft, observation, policy, second), now, epoch)
+
+
+def _end_rollback(draft: Draft, observation: Observation, now: datetime) -> None:
+    # Who runs what is not counted yet: that devices are offered the stable release is all that
+    # can be known, and the message says so.
+    published, said = observation.published, observation.answer.fresh(now)
+    if (
+        draft.standing is Standing.ROLLING_BACK
+        and observation.mine
+        and published is not None
+        and said is not None
+        and published.rolling_back
+        and published.run == draft.run
+        and published.state is State.ACTIVE
+        and said.revision == published.revision
+    ):
+        draft.standing = Standing.ROLLED_BACK
+
+
+def _oversized(
+    rollout: FirmwareRollout, observation: Observation, now: datetime, epoch: int
+) -> Outcome:
+    """Nothing that was decided can be published; a pause or an abort of what is published can."""
+    second = now.replace(microsecond=0)
+    draft = Draft.of(rollout)
+    releases.end_aborted(draft, rollout, second)
+    published = observation.published if observation.mine else None
+    ended = draft.standing is Standing.ABORTED
+    state = State.ABORTED if ended else rollout.spec.state
+    policy = published.model_copy(update={"state": state}) if published is not None else None
+    objection = Objection(
+        Reason.POLICY_TOO_LARGE,
+        "The policy does not fit into a ConfigMap: shorten selectors, or let labels of "
+        "DeviceGroups stand for lists of names. What is published stays as it is.",
+    )
+    return _outcome(
+        Situation(rollout, draft, observation, policy, second, oversized=objection), now, epoch
+    )
+
+
+def _outcome(situation: Situation, now: datetime, epoch: int) -> Outcome:
+    observation, policy = situation.observation, situation.policy
+    published = observation.published if observation.mine else None
+    if observation.damaged:
+        published = None
+    writing = False
+    if policy is not None and published is not None and policies.is_same(policy, published):
+        policy = published
+    elif policy is not None:
+        policy, writing = policies.seal(policy, observation.published, epoch, now), True
+    situation = replace(situation, policy=policy, writing=writing)
+    verdicts = tuple(
+        replace(verdict, message=message(situation))
+        if verdict.type is ConditionType.READY and verdict.holds
+        else verdict
+        for verdict in judge(situation)
+    )
+    return Outcome(
+        status=_status(situation, verdicts),
+        policy=policy if writing else None,
+        wake_at=_wake_at(observation, now),
+        waiting=waiting(situation, verdicts),
+    )
+
+
+def _status(situation: Situation, verdicts: tuple[Verdict, ...]) -> RolloutStatus:
+    draft, rollout, now = situation.draft, situation.rollout, situation.now
+    metadata, before = rollout.metadata, rollout.status
+    rings = tuple(draft.rings[ring.name] for ring in rollout.spec.rings if ring.name in draft.rings)
+    opened = [ring for ring in rings if ring.opened_at is not None or ring.phase in ENDED]
+    said = situation.observation.answer.fresh(now)
+    served = said.revision if said is not None else None
+    return RolloutStatus(
+        observed_generation=metadata.generation,
+        phase=phase(situation),
+        message=message(situation),
+        run=draft.run,
+        handled_retry_token=draft.handled_token,
+        current_ring=opened[-1].name if opened else "",
+        ring_summary=f"{len(opened)}/{len(rollout.spec.rings)}",
+        updated_summary=before.updated_summary,
+        release=draft.release,
+        stable_release=draft.stable,
+        candidate=draft.candidate,
+        rings=rings,
+        policy=PolicyStatus(
+            config_map=policy_object_name(metadata.name),
+            revision=situation.revision,
+            served_revision=served or (before.policy.served_revision if before.policy else ""),
+        ),
+        history=tuple(draft.history[: rollout.spec.history_limit]),
+        conditions=conditions(before.conditions, verdicts, metadata.generation, now),
+    )
+
+
+def _wake_at(observation: Observation, now: datetime) -> datetime | None:
+    answer = observation.answer
+    if answer.at is None or answer.fresh(now) is None:
+        return None
+    return answer.at + FRESH

@@ -1,0 +1,124 @@
+"""The part of a status that the steps of `advance` change, before it is a status again."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from otaflux_operator.engine.observations import Observation
+from otaflux_operator.reasons import Reason
+from otaflux_operator.resources import (
+    FirmwareRollout,
+    HistoryEntry,
+    Phase,
+    ReleaseStatus,
+    RingStatus,
+    RolloutStatus,
+)
+
+
+class Standing(StrEnum):
+    """Where the current run stands, whatever else holds the rollout up."""
+
+    LIVE = "Live"
+    COMPLETED = "Completed"
+    ABORTED = "Aborted"
+    ROLLING_BACK = "RollingBack"
+    ROLLED_BACK = "RolledBack"
+
+
+ENDED_BADLY = frozenset({Standing.ABORTED, Standing.ROLLING_BACK, Standing.ROLLED_BACK})
+TAKEN_BACK = frozenset({Standing.ROLLING_BACK, Standing.ROLLED_BACK})
+_PERSISTED = {
+    Phase.ABORTED: Standing.ABORTED,
+    Phase.ROLLING_BACK: Standing.ROLLING_BACK,
+    Phase.ROLLED_BACK: Standing.ROLLED_BACK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why what the spec asks for is not done: a person is needed."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is decided so far. `release` is the run's; while rolling back, the one taken back.
+
+    `unsupported` objects to the spec, `refused` to the artifact that it names.
+    """
+
+    run: int
+    release: ReleaseStatus | None
+    stable: ReleaseStatus | None
+    candidate: ReleaseStatus | None
+    rings: dict[str, RingStatus]
+    history: list[HistoryEntry]
+    handled_token: str
+    standing: Standing
+    unsupported: Objection | None = None
+    refused: Objection | None = None
+    inconclusive: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, rollout: FirmwareRollout) -> "Draft":
+        """The draft that changes nothing."""
+        status = rollout.status
+        fresh = status.observed_generation == 0
+        return cls(
+            run=status.run,
+            release=status.release,
+            stable=status.stable_release,
+            candidate=status.candidate,
+            rings={ring.name: ring for ring in status.rings},
+            history=list(status.history),
+            handled_token=rollout.spec.retry_token if fresh else status.handled_retry_token,
+            standing=_standing(status),
+        )
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether devices get the stable release instead of the run's."""
+        return self.standing in TAKEN_BACK
+
+    def next_run(self, observation: Observation) -> int:
+        """A number above every run that was ever known for the name."""
+        known = [self.run]
+        if observation.published is not None:
+            known.append(observation.published.run)
+        if observation.answer.said is not None:
+            known.append(observation.answer.said.run)
+        return 1 + max(known)
+
+    def record(self, result: Phase, message: str, now: datetime) -> None:
+        """Notes in the history that the run of the current release ends, or ended, thus."""
+        release = self.release
+        if release is None:
+            return
+        entry = HistoryEntry(
+            run=self.run,
+            version=release.version,
+            digest=release.digest,
+            result=result,
+            started_at=release.started_at,
+            finished_at=now,
+            message=message,
+        )
+        self.history = [entry, *(old for old in self.history if old.run != self.run)]
+        self.release = release.model_copy(update={"finished_at": now})
+
+    def failed_before(self, digest: str) -> bool:
+        """Whether the latest run of this content was rolled back or aborted."""
+        latest = next((entry for entry in self.history if entry.digest == digest), None)
+        return latest is not None and latest.result in (Phase.ROLLED_BACK, Phase.ABORTED)
+
+
+def _standing(status: RolloutStatus) -> Standing:
+    release, stable = status.release, status.stable_release
+    if release is None:
+        return Standing.LIVE
+    if stable is not None and release.digest == stable.digest and release.finished_at is not None:
+        return Standing.COMPLETED
+    return _PERSISTED.get(status.phase, Standing.LIVE)

@@ -1,0 +1,161 @@
+"""Why a condition is as it is: one word each, also the reason of Kubernetes Events."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """The reason of a condition; `MEANINGS` says what each tells a person.
+
+    Reasons of `ArtifactResolved` may also be those of the registry client (`otaflux_oci.errors`),
+    which are members here too.
+    """
+
+    # How far the rollout is (Ready, Reconciling, Completed)
+    RESOLVING = "Resolving"
+    PUBLISHING = "Publishing"
+    STORING_ARTIFACT = "StoringArtifact"
+    WAITING_FOR_SERVERS = "WaitingForServers"
+    IN_PROGRESS = "InProgress"
+    SETTLED = "Settled"
+    PROGRESSING = "Progressing"
+    INCONCLUSIVE = "Inconclusive"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    PAUSED = "Paused"
+    ABORTED = "Aborted"
+    ROLLING_BACK = "RollingBack"
+    ROLLED_BACK = "RolledBack"
+    COMPLETED = "Completed"
+    NOTHING_RELEASED = "NothingReleased"
+
+    # The artifact
+    RESOLVED = "Resolved"
+    SECRET_NOT_FOUND = "SecretNotFound"
+    SECRET_INVALID = "SecretInvalid"
+    VERSION_DIGEST_CHANGED = "VersionDigestChanged"
+    DOWNGRADE_FORBIDDEN = "DowngradeForbidden"
+    RELEASE_FAILED_BEFORE = "ReleaseFailedBefore"
+    OCI_ERROR = "OciError"
+    INVALID_REFERENCE = "InvalidReference"
+    INVALID_CREDENTIALS = "InvalidCredentials"
+    REGISTRY_ERROR = "RegistryError"
+    REGISTRY_UNREACHABLE = "RegistryUnreachable"
+    TLS_FAILED = "TlsFailed"
+    RATE_LIMITED = "RateLimited"
+    REALM_REFUSED = "RealmRefused"
+    UNAUTHORIZED = "Unauthorized"
+    FORBIDDEN = "Forbidden"
+    NOT_FOUND = "NotFound"
+    MANIFEST_NOT_FOUND = "ManifestNotFound"
+    CONTENT_ERROR = "ContentError"
+    DIGEST_MISMATCH = "DigestMismatch"
+    TOO_LARGE = "TooLarge"
+    UNSUPPORTED_MANIFEST = "UnsupportedManifest"
+    SELECTION_ERROR = "SelectionError"
+    AMBIGUOUS_LAYERS = "AmbiguousLayers"
+    NO_FIRMWARE_LAYER = "NoFirmwareLayer"
+    VERSION_MISMATCH = "VersionMismatch"
+    NO_MATCHING_VERSION = "NoMatchingVersion"
+
+    # Signatures
+    NOT_CONFIGURED = "NotConfigured"
+
+    # The servers
+    SERVED = "Served"
+    NOT_SERVED_YET = "NotServedYet"
+    POLICY_REJECTED = "PolicyRejected"
+    SCHEMA_UNSUPPORTED = "SchemaUnsupported"
+    SERVER_UNREACHABLE = "ServerUnreachable"
+    ARTIFACT_NOT_STORED = "ArtifactNotStored"
+
+    # A person is needed
+    NOT_STALLED = "NotStalled"
+    NOT_SUPPORTED = "NotSupported"
+    INVALID_SPEC = "InvalidSpec"
+    POLICY_TOO_LARGE = "PolicyTooLarge"
+
+    # Device groups
+    PUBLISHED = "Published"
+    NO_CONFLICT = "NoConflict"
+    LABEL_CONFLICT = "LabelConflict"
+
+
+MEANINGS: dict[Reason, str] = {
+    Reason.RESOLVING: "The artifact of this generation is being looked up in the registry.",
+    Reason.PUBLISHING: "The policy is being written.",
+    Reason.STORING_ARTIFACT: "The servers are fetching the candidate's bytes; then it is released.",
+    Reason.WAITING_FOR_SERVERS: "The policy is written, and not yet in use by the servers.",
+    Reason.IN_PROGRESS: "The operator is working: see the reason of Reconciling.",
+    Reason.SETTLED: "The operator has nothing to do until something changes.",
+    Reason.PROGRESSING: "The release goes through its rings.",
+    Reason.INCONCLUSIVE: (
+        "A ring's conditions cannot be judged, for want of evidence: it waits. An approval with "
+        "effect Override opens the next ring nevertheless."
+    ),
+    Reason.AWAITING_APPROVAL: "The next ring opens once spec.approvals names it and the release.",
+    Reason.PAUSED: "spec.state is Paused: no device is offered anything until it is Active again.",
+    Reason.ABORTED: (
+        "spec.state was Aborted, which ended the run: another release, or another "
+        "spec.retryToken with the state Active, begins a new one."
+    ),
+    Reason.ROLLING_BACK: "Devices on the failed release are offered the stable one.",
+    Reason.ROLLED_BACK: "The stable release is offered instead of the one that was taken back.",
+    Reason.COMPLETED: "Every ring completed: the release is the stable one.",
+    Reason.NOTHING_RELEASED: "Nothing was released yet.",
+    Reason.RESOLVED: "The artifact is known by its manifest digest.",
+    Reason.SECRET_NOT_FOUND: "A Secret that spec.artifact names does not exist in the namespace.",
+    Reason.SECRET_INVALID: "A Secret that spec.artifact names does not hold what it should.",
+    Reason.VERSION_DIGEST_CHANGED: (
+        "The version was released before with other content: push it under a new version. The "
+        "current release continues."
+    ),
+    Reason.DOWNGRADE_FORBIDDEN: (
+        "The artifact is older than the stable release, which needs `downgrade: Allow`. The "
+        "current release continues."
+    ),
+    Reason.RELEASE_FAILED_BEFORE: (
+        "This content was rolled back or aborted: it is not released again until "
+        "spec.retryToken changes."
+    ),
+    Reason.OCI_ERROR: "The artifact could not be read.",
+    Reason.INVALID_REFERENCE: "spec.artifact does not name a repository, tag, digest or range.",
+    Reason.INVALID_CREDENTIALS: "The pull secret or the certificate Secret cannot be used.",
+    Reason.REGISTRY_ERROR: "The registry answered with something that it should not.",
+    Reason.REGISTRY_UNREACHABLE: "The registry cannot be reached, or did not answer in time.",
+    Reason.TLS_FAILED: "The registry's certificate is not trusted, or refused ours.",
+    Reason.RATE_LIMITED: "The registry limits how often it may be asked: it is asked again later.",
+    Reason.REALM_REFUSED: "The registry sends to a token server that may not get the credentials.",
+    Reason.UNAUTHORIZED: "The registry wants other credentials (401).",
+    Reason.FORBIDDEN: "The registry refuses access (403).",
+    Reason.NOT_FOUND: "The registry does not know the repository or the content (404).",
+    Reason.MANIFEST_NOT_FOUND: "The registry does not know the tag or digest (404).",
+    Reason.CONTENT_ERROR: "What the registry gave is not what it has to be.",
+    Reason.DIGEST_MISMATCH: "What the registry gave does not have the digest that was asked for.",
+    Reason.TOO_LARGE: "The artifact or what describes it is larger than the limits allow.",
+    Reason.UNSUPPORTED_MANIFEST: "The manifest is of a kind that is not read.",
+    Reason.SELECTION_ERROR: "Nothing, or too much, fits what spec.artifact asks for.",
+    Reason.AMBIGUOUS_LAYERS: "Several layers could be the firmware: name one in layerSelector.",
+    Reason.NO_FIRMWARE_LAYER: "No layer could be the firmware.",
+    Reason.VERSION_MISMATCH: "The tag and the manifest's version annotation contradict each other.",
+    Reason.NO_MATCHING_VERSION: "No tag lies in the range spec.artifact.semver.",
+    Reason.NOT_CONFIGURED: "spec.verify is not set: signatures are not checked.",
+    Reason.SERVED: "Every server uses the policy as published last.",
+    Reason.NOT_SERVED_YET: "The servers do not use the policy as published last yet.",
+    Reason.POLICY_REJECTED: "The servers refuse the published policy and keep the one before.",
+    Reason.SCHEMA_UNSUPPORTED: "A server is too old to read the policy: update the servers.",
+    Reason.SERVER_UNREACHABLE: "The servers' internal API gives no answer.",
+    Reason.ARTIFACT_NOT_STORED: "The servers failed to fetch the bytes; they try again.",
+    Reason.NOT_STALLED: "Nobody needs to do anything.",
+    Reason.NOT_SUPPORTED: "The spec uses a field whose behaviour does not exist yet.",
+    Reason.INVALID_SPEC: "The spec cannot be read; the message names the field.",
+    Reason.POLICY_TOO_LARGE: "The policy is too large for a ConfigMap: shorten selectors or rings.",
+    Reason.PUBLISHED: "The group is published to the servers.",
+    Reason.NO_CONFLICT: "No other group gives a device of this one another value of a label.",
+    Reason.LABEL_CONFLICT: (
+        "Another group gives a device another value of a label: the first group by name wins."
+    ),
+}
+
+
+def registry_reason(text: str) -> Reason:
+    """The reason of a registry client's error, `OciError` for one that is unknown here."""
+    return Reason(text) if text in Reason.__members__.values() else Reason.OCI_ERROR

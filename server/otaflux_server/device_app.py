@@ -1,0 +1,102 @@
+"""The ASGI application that devices talk to: finds the exchange, takes its steps, sends the reply.
+
+Plain ASGI, because most requests of a fleet are polls that are answered "no".
+"""
+
+import re
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import structlog
+
+from otaflux_server.downloads import Damaged, Send, send_artifact, send_small
+from otaflux_server.fleet import Fleet
+from otaflux_server.http import Disconnected
+from otaflux_server.protocols import Exchange, json, native
+from otaflux_server.replies import Refused, Reply, text_refusal
+from otaflux_server.requests import Receive, Request
+from otaflux_server.settings import NAMESPACE_PATTERN
+
+log = structlog.get_logger(__name__)
+
+PROTOCOLS: tuple[Callable[[Fleet], Mapping[str, Exchange]], ...] = (
+    native.exchanges,
+    json.exchanges,
+)
+
+_TENANT = re.compile(rf"/t/(?P<namespace>{NAMESPACE_PATTERN.strip('^$')})(?P<path>/.*)", re.DOTALL)
+
+
+class DeviceApp:
+    """Routes `/…` to the default namespace and `/t/<namespace>/…` to the one named."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._namespace = fleet.settings.default_namespace
+        self._max_body = fleet.settings.connections.max_body_bytes
+        self._exact: dict[str, Exchange] = {}
+        self._below: dict[str, Exchange] = {}
+        for exchanges in PROTOCOLS:
+            for path, exchange in exchanges(fleet).items():
+                table = self._below if path.endswith("/") else self._exact
+                if table.setdefault(path, exchange) is not exchange:
+                    raise ValueError(f"two protocols claim {path}")
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"devices speak HTTP, not {scope['type']}")
+        path = scope["path"]
+        namespace, prefix = self._namespace, ""
+        exchange = self._exact.get(path)
+        if exchange is None:
+            if tenant := _TENANT.fullmatch(path):
+                namespace, path = tenant["namespace"], tenant["path"]
+                prefix = f"/t/{namespace}"
+            exchange = self._exact.get(path) or self._below.get(path[: path.rfind("/") + 1])
+            if exchange is None:
+                await self._refuse(text_refusal(Refused(404, "no such path")), send)
+                return
+        if scope["method"] not in exchange.methods:
+            allowed = ", ".join(sorted(exchange.methods))
+            refused = Refused(405, f"use {allowed}", headers=[(b"Allow", allowed.encode())])
+            await self._refuse(exchange.refuse(refused), send)
+            return
+        request = Request(scope, receive, namespace=namespace, prefix=prefix, path=path)
+        await self._answer(exchange, request, send)
+
+    async def _answer(self, exchange: Exchange, request: Request, send: Send) -> None:
+        try:
+            if exchange.reads_body:
+                await request.read(self._max_body)
+            asking = exchange.identify(request)
+        except Refused as refused:
+            await self._refuse(exchange.refuse(refused), send)
+            return
+        record = exchange.observe(asking)
+        decision = exchange.decide(record)
+        reply = exchange.answer(request, record, decision)
+        artifact = reply.artifact
+        if artifact is None:
+            exchange.record(request, record, decision, reply, 0)
+            await send_small(reply, send)
+            return
+        sent = 0
+
+        def count(size: int) -> None:
+            nonlocal sent
+            sent += size
+
+        try:
+            await send_artifact(artifact, reply, request.method, send, count)
+        except Damaged as damaged:
+            await self._fleet.discard(artifact)
+            if damaged.started:
+                raise Disconnected from None  # the only way left to say that bytes are missing
+            gone = Refused(404, "the artifact is being fetched again")
+            await self._refuse(exchange.refuse(gone), send)
+        finally:
+            exchange.record(request, record, decision, reply, sent)
+
+    async def _refuse(self, reply: Reply, send: Send) -> None:
+        self._fleet.metrics.refused(reply.status)
+        await send_small(reply, send)

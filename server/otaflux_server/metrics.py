@@ -1,0 +1,117 @@
+"""The server's metrics (`/metrics`). No label ever holds a device id."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+__all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
+
+
+class Metrics:
+    """One server's metrics, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._polls = _Polls()
+        self.registry.register(self._polls)
+        self._refusals = Counter(
+            "otaflux_requests_refused",
+            "Requests of devices that could not be used, by status.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.reports = Counter(
+            "otaflux_reports",
+            "Reports of devices, by protocol and state.",
+            ["protocol", "state"],
+            registry=self.registry,
+        )
+        self.downloads = Counter(
+            "otaflux_downloads",
+            "Downloads, by protocol and result (Complete: all bytes in one response; Part: one "
+            "range; Broken: the device went away).",
+            ["protocol", "result"],
+            registry=self.registry,
+        )
+        self.download_bytes = Counter(
+            "otaflux_download_bytes",
+            "Bytes of artifacts handed to devices' connections.",
+            ["protocol"],
+            registry=self.registry,
+        )
+        self.pulls = Counter(
+            "otaflux_artifact_pulls",
+            "Artifacts pulled, by result: Stored, or the reason of the failure.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.artifact_bytes = Gauge(
+            "otaflux_artifact_store_bytes", "Size of stored artifacts.", registry=self.registry
+        )
+        self.artifacts = Gauge(
+            "otaflux_artifacts",
+            "Artifacts that policies list, by state.",
+            ["state"],
+            registry=self.registry,
+        )
+        self.policies = Gauge("otaflux_policies", "Policies in use.", registry=self.registry)
+        self.policies_rejected = Counter(
+            "otaflux_policies_rejected",
+            "Published policies and groups that were refused.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.rejected = Gauge(
+            "otaflux_rejected",
+            "Policies and groups whose published form is refused now; the last good one is used.",
+            registry=self.registry,
+        )
+        self.source_connected = Gauge(
+            "otaflux_policy_source_connected",
+            "1 while policies come from their source, 0 while the last known ones are served.",
+            registry=self.registry,
+        )
+        self.policy_changed = Gauge(
+            "otaflux_policy_last_change_timestamp_seconds",
+            "When a policy or group in use last changed.",
+            registry=self.registry,
+        )
+        self.source_synced = Gauge(
+            "otaflux_policy_last_sync_timestamp_seconds",
+            "When the source last gave a complete list.",
+            registry=self.registry,
+        )
+        self.devices = Gauge("otaflux_devices", "Devices remembered.", registry=self.registry)
+
+    def polled(self, protocol: str, reason: str) -> None:
+        """Counts one answered poll."""
+        self._polls.counts[protocol, reason] += 1
+
+    def refused(self, status: int) -> None:
+        """Counts one request that was refused."""
+        self._refusals.labels(str(status)).inc()
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)
+
+
+class _Polls(Collector):
+    """Counts polls without a lock: only the event loop counts, and polls are many."""
+
+    def __init__(self) -> None:
+        self.counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            "otaflux_polls",
+            "Polls answered, by protocol and reason of the decision.",
+            labels=["protocol", "reason"],
+        )
+        for (protocol, reason), count in self.counts.items():
+            family.add_metric([protocol, reason], count)
+        yield family

@@ -1,0 +1,175 @@
+"""The last known policies and groups on disk, so that a restart needs no API server.
+
+    <data dir>/policies/<namespace>/<name>.json     canonical form, one file per rollout
+    <data dir>/groups/<namespace>/<name>.json
+    <data dir>/policies.json                        whether a source was ever read; highest runs
+
+Written behind, in order, each file at once (temporary file, fsync, rename).
+"""
+
+import asyncio
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+Kind = Literal["policies", "groups"]
+Key = tuple[str, str]
+"""Namespace and name."""
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_WRITE_RETRY_SECONDS = 1.0
+
+
+def is_object_name(text: str) -> bool:
+    """Whether `text` is a DNS subdomain, as all names of Kubernetes objects are."""
+    return _NAME.fullmatch(text) is not None
+
+
+@dataclass(slots=True)
+class Saved:
+    """What was on disk at start, not validated yet."""
+
+    policies: dict[Key, str] = field(default_factory=dict)
+    groups: dict[Key, str] = field(default_factory=dict)
+    runs: dict[Key, int] = field(default_factory=dict)
+    synced: bool = False
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content` at once and durably. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames in the directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class PolicyFiles:
+    """Saves what `PolicyStore` serves; the newest content of each file wins."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pending: dict[Path, bytes | None] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.failure = ""
+        """Why the last write failed; empty when it did not."""
+
+    def load(self) -> Saved:
+        """What earlier runs saved. A file that cannot be read is logged and left out."""
+        saved = Saved(policies=dict(self._texts("policies")), groups=dict(self._texts("groups")))
+        state = self._directory / "policies.json"
+        try:
+            content = json.loads(state.read_text())
+            saved.synced = content["synced"] is True
+            for name, run in content["runs"].items():
+                namespace, _, rollout = name.partition("/")
+                saved.runs[namespace, rollout] = int(run)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("state of policies unreadable", path=str(state), error=str(error))
+        return saved
+
+    def _texts(self, kind: Kind) -> Iterator[tuple[Key, str]]:
+        root = self._directory / kind
+        for leftover in root.glob("*/.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for path in sorted(root.glob("*/*.json")):
+            try:
+                yield (path.parent.name, path.stem), path.read_text()
+            except (OSError, ValueError) as error:
+                log.warning("saved policy unreadable", path=str(path), error=str(error))
+
+    def save(self, kind: Kind, key: Key, text: str) -> None:
+        """Saves a policy or group soon."""
+        self._put(self._path(kind, key), text.encode())
+
+    def remove(self, kind: Kind, key: Key) -> None:
+        """Removes a saved policy or group soon."""
+        self._put(self._path(kind, key), None)
+
+    def save_state(self, runs: Mapping[Key, int], synced: bool) -> None:
+        """Saves the highest run of each name, and whether a source was ever read, soon."""
+        content = {
+            "synced": synced,
+            "runs": {f"{namespace}/{name}": run for (namespace, name), run in runs.items()},
+        }
+        self._put(self._directory / "policies.json", json.dumps(content).encode())
+
+    async def run(self) -> None:
+        """Writes what is pending until cancelled; a failing disk is retried each second."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._pending = self._pending, {}
+            try:
+                await asyncio.to_thread(self._write, batch)
+            except OSError as error:
+                self._failed(error)
+                self._pending = batch | self._pending
+                await asyncio.sleep(_WRITE_RETRY_SECONDS)
+                self._wake.set()
+                continue
+            self.failure = ""
+            if not self._pending:
+                self._idle.set()
+
+    async def flush(self) -> None:
+        """Waits until everything is on disk (while `run` runs)."""
+        await self._idle.wait()
+
+    def close(self) -> None:
+        """Writes what is still pending; for the time after `run` was cancelled."""
+        try:
+            self._write(self._pending)
+        except OSError as error:
+            self._failed(error)
+        self._pending = {}
+
+    def _failed(self, error: OSError) -> None:
+        self.failure = error.strerror or type(error).__name__
+        log.error("policies not saved: a restart would serve older ones", error=self.failure)
+
+    def _put(self, path: Path, content: bytes | None) -> None:
+        self._pending[path] = content
+        self._idle.clear()
+        self._wake.set()
+
+    def _path(self, kind: Kind, key: Key) -> Path:
+        namespace, name = key
+        return self._directory / kind / namespace / f"{name}.json"
+
+    @staticmethod
+    def _write(batch: Mapping[Path, bytes | None]) -> None:
+        for path, content in batch.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_file(path, content)

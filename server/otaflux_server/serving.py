@@ -1,0 +1,277 @@
+"""The update server as a whole: its parts put together, two ports in one event loop."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+import uvicorn
+from uvicorn.server import ServerState
+
+from otaflux_policy.contract import SCHEMA_VERSION
+from otaflux_policy.served import ServedRollout
+from otaflux_server.artifacts import ArtifactStore
+from otaflux_server.decisions import Decisions
+from otaflux_server.device_app import DeviceApp
+from otaflux_server.devices import Devices
+from otaflux_server.fetching import ArtifactSource, Fetcher
+from otaflux_server.fleet import Fleet
+from otaflux_server.http import protocol_class, sweep
+from otaflux_server.internal import internal_app
+from otaflux_server.metrics import Metrics
+from otaflux_server.policies import PolicySource, PolicyStore
+from otaflux_server.policy_files import PolicyFiles
+from otaflux_server.registries import PullCredentials, RegistrySources
+from otaflux_server.settings import Settings, address
+
+log = structlog.get_logger(__name__)
+
+_BACKLOG = 1024
+
+
+class DataDirInUse(Exception):
+    """Another update server works on the same data directory."""
+
+
+class UpdateServer:
+    """`async with UpdateServer(settings, source=…) as server:` serves until the block ends.
+
+    `source` feeds `policies`; None: the caller does. `artifact_source` gives artifacts; None:
+    registries, with `credentials`. Everything runs on the loop that enters the block.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source: PolicySource | None = None,
+        artifact_source: ArtifactSource | None = None,
+        credentials: PullCredentials | None = None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.credentials = credentials or PullCredentials()
+        self._source = source
+        self._files = PolicyFiles(settings.data_dir)
+        self.policies = PolicyStore(self.metrics, self._files)
+        self.artifacts = ArtifactStore(
+            settings.data_dir / "artifacts", settings.artifacts, self.metrics
+        )
+        self._fetcher = Fetcher(
+            self.artifacts,
+            artifact_source
+            or RegistrySources(
+                self.credentials, max_artifact_bytes=settings.artifacts.max_artifact_bytes
+            ),
+            settings.artifacts,
+            self.metrics,
+        )
+        self.devices = Devices(settings.max_devices)
+        self.decisions = Decisions(self.policies, self.artifacts)
+        fleet = Fleet(self.decisions, self.devices, self.artifacts, settings, self.metrics)
+        self.policies.subscribe(self._want)
+        self.artifacts.subscribe(self._fetcher.refresh)
+        self.credentials.subscribe(self._fetcher.retry_now)
+        self._device_app = DeviceApp(fleet)
+        self._internal_app = internal_app(
+            policies=self.policies,
+            artifacts=self.artifacts,
+            fetcher=self._fetcher,
+            devices=self.devices,
+            decisions=self.decisions,
+            metrics=self.metrics,
+            served=self.served,
+            unsaved=lambda: self._files.failure,
+        )
+        self._exit = contextlib.AsyncExitStack()
+        self.device_url = ""
+        """`http://HOST:PORT` while serving."""
+        self.internal_url = ""
+
+    def served(self, namespace: str, name: str) -> ServedRollout:
+        """What is served for the rollout, as the internal API tells the operator."""
+        policy = self.policies.policy(namespace, name)
+        digests = dict.fromkeys(
+            artifact.digest
+            for release in (policy.releases if policy is not None else ())
+            for artifact in release.artifacts
+        )
+        return ServedRollout(
+            namespace=namespace,
+            name=name,
+            revision=policy.revision if policy is not None else None,
+            rejected=self.policies.rejected(namespace, name),
+            run=self.policies.run(namespace, name),
+            schema_versions=(SCHEMA_VERSION,),
+            artifacts=tuple(self._fetcher.state(digest) for digest in digests),
+        )
+
+    async def __aenter__(self) -> Self:
+        """Raises DataDirInUse, OSError (the data directory or an address cannot be used)."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(_locked(self.settings))
+            self.artifacts.load()
+            self.policies.load()
+            stack.callback(self._files.close)
+            stack.push_async_callback(_end, asyncio.create_task(self._files.run()))
+            stack.push_async_callback(self._fetcher.close)
+            self._fetcher.start()
+            if self._source is not None:
+                source = asyncio.create_task(self._source.run(self.policies), name="policy source")
+                source.add_done_callback(self._source_ended)
+                stack.push_async_callback(_end, source)
+            servers: list[_Server] = []
+            stack.push_async_callback(_stop, servers)
+            self.internal_url, _ = await self._serve(
+                servers, self.settings.internal_listen, self._internal_app, "httptools"
+            )
+            limits = self.settings.connections
+            self.device_url, state = await self._serve(
+                servers,
+                self.settings.listen,
+                self._device_app,
+                protocol_class(limits),
+            )
+            sweeping = asyncio.create_task(sweep(state, limits), name="sweep")
+            stack.push_async_callback(_end, sweeping)
+            self._exit = stack.pop_all()
+        log.info("serving", devices=self.device_url, internal=self.internal_url)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._exit.aclose()
+        log.info("stopped")
+
+    def _want(self) -> None:
+        self._fetcher.want(
+            artifact
+            for policy in self.policies.policies()
+            for release in policy.releases
+            for artifact in release.artifacts
+        )
+
+    def _source_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            log.error("the policy source failed", exc_info=error)
+            self.policies.disconnected(f"the policy source failed ({type(error).__name__})")
+
+    async def _serve(
+        self,
+        servers: "list[_Server]",
+        listen: str,
+        app: Any,
+        protocol: Any,
+    ) -> tuple[str, ServerState]:
+        host, port = address(listen)
+        listener = _listener(host, port)
+        config = uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=int(self.settings.shutdown_seconds),
+        )
+        server = _Server(config, listener)
+        servers.append(server)
+        await server.start()
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{listener.getsockname()[1]}", server.server_state
+
+
+class _Server(uvicorn.Server):
+    """uvicorn within a loop and a process that are not its own: it leaves signals alone."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._stopping = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def main_loop(self) -> None:
+        """Instead of looking ten times a second whether to stop; `date` headers are off."""
+        await self._stopping.wait()
+
+    async def start(self) -> None:
+        """Returns once connections are accepted."""
+        self._serving = asyncio.create_task(self.serve([self._listener]), name="uvicorn")
+        while not self.started:
+            if self._serving.done():
+                await self._serving
+                raise OSError("the server ended while it started")
+            await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        """Returns once all connections are closed, at the latest after the graceful time."""
+        self._stopping.set()
+        try:
+            if self._serving is not None:
+                await self._serving
+        finally:
+            self._listener.close()
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+
+
+async def _stop(servers: list[_Server]) -> None:
+    await asyncio.gather(*(server.stop() for server in servers))
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _locked(settings: Settings) -> Iterator[None]:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    handle = os.open(settings.data_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataDirInUse(
+                f"another update server works on {settings.data_dir}: give each its own "
+                "OTAFLUX_DATA_DIR"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,51 @@
+"""`/healthz` and `/metrics` of the operator."""
+
+import time
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from otaflux_operator import probes
+from otaflux_operator.operating import Operator
+from otaflux_operator.probes import Probes
+from tests.operator.fakes import Cluster
+
+
+class Probed:
+    operator: Operator | None = None
+
+
+async def get(server: Probes, path: str) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(f"http://{server.address}{path}")
+
+
+async def test_metrics() -> None:
+    registry = CollectorRegistry()
+    Counter("things", "What is counted.", registry=registry).inc(3)
+    async with Probes("127.0.0.1:0", Probed(), registry) as server:
+        response = await get(server, "/metrics")
+    assert "things_total 3.0" in response.text
+
+
+async def test_health_is_that_the_api_server_was_reached_lately(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probed = Probed()
+    probed.operator = Operator(Cluster().ports)
+    async with Probes("127.0.0.1:0", probed, CollectorRegistry()) as server:
+        assert (await get(server, "/healthz")).status_code == 200
+        monkeypatch.setattr(probes, "STALE", 0.0)
+        assert (await get(server, "/healthz")).status_code == 503
+        monkeypatch.setattr(probes, "STALE", 300.0)
+        probed.operator.swept_at = time.monotonic() - 1000
+        assert (await get(server, "/healthz")).status_code == 503
+        probed.operator.swept_at = time.monotonic()
+        assert (await get(server, "/healthz")).status_code == 200
+
+
+async def test_without_an_address_nothing_listens() -> None:
+    async with Probes("", Probed(), CollectorRegistry()) as server:
+        with pytest.raises(AssertionError):
+            _ = server.address

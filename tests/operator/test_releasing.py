@@ -1,0 +1,411 @@
+"""From an artifact to a release: what the engine publishes before, while and after."""
+
+import pytest
+
+from otaflux_operator.engine import Answer, Waiting
+from otaflux_operator.reasons import Reason
+from otaflux_policy.contract import Release
+from tests.operator.worlds import AT_ONCE, REPOSITORY, World, digest, found
+
+
+def version(release: Release | None) -> str | None:
+    return release.version if release is not None else None
+
+
+def test_a_new_rollout_is_published_before_anything_is_known() -> None:
+    world = World(priority=7)
+    outcome = world.look()
+    assert world.policy.priority == 7
+    assert world.policy.releases == ()
+    assert world.open_rings() == []
+    assert world.status.phase == "Pending"
+    assert world.reason("Ready") == "False/Resolving"
+    assert world.reason("Reconciling") == "True/Resolving"
+    assert Waiting.REGISTRY in outcome.waiting
+    assert REPOSITORY in world.status.message
+
+
+def test_a_candidate_is_fetched_first_and_released_once_stored() -> None:
+    world = World()
+    world.look()
+    world.resolves(found("1.0.0"))
+    outcome = world.look()
+    assert (version(world.policy.candidate), world.policy.target) == ("1.0.0", None)
+    assert world.reason("Reconciling") == "True/StoringArtifact"
+    assert Waiting.SERVERS in outcome.waiting
+    world.serve(stored=False)
+    world.look()
+    assert world.policy.target is None
+    world.serve()
+    world.look()
+    assert (version(world.policy.target), world.policy.candidate) == ("1.0.0", None)
+    assert (world.policy.run, world.status.run) == (1, 1)
+    assert world.open_rings() == ["canary"]
+
+
+def test_stored_by_servers_that_use_an_older_policy_is_not_enough() -> None:
+    world = World()
+    world.resolves(found("1.0.0"))
+    world.look()
+    world.spec(priority=1)
+    before = world.published
+    world.look()
+    world.serve()
+    said = world.answer.said
+    assert said is not None
+    assert before is not None
+    old = said.model_copy(update={"revision": before.revision})
+    world.answer = Answer(old, world.now)
+    world.look()
+    assert world.policy.target is None
+    world.serve()
+    world.look()
+    assert version(world.policy.target) == "1.0.0"
+
+
+def test_an_old_answer_of_the_servers_releases_nothing() -> None:
+    world = World()
+    world.resolves(found("1.0.0"))
+    world.look()
+    world.serve()
+    at = world.answer.at
+    world.passes(61)
+    world.answer = Answer(world.answer.said, at, "no route")
+    world.look()
+    assert world.policy.target is None
+    assert world.reason("PolicyServed") == "Unknown/ServerUnreachable"
+
+
+def test_the_stable_release_has_to_be_stored_too() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.tag("1.1.0")
+    world.look()
+    world.serve()
+    said = world.answer.said
+    assert said is not None
+    candidate = world.policy.candidate
+    assert candidate is not None
+    only = [known for known in said.artifacts if known.digest == candidate.firmware.digest]
+    world.answer = Answer(said.model_copy(update={"artifacts": tuple(only)}), world.now)
+    world.look()
+    assert version(world.policy.target) == "1.0.0"
+
+
+def test_why_servers_cannot_store_the_candidate_is_said() -> None:
+    world = World()
+    world.resolves(found("1.0.0"))
+    world.look()
+    world.serve(failed="no route to registry.example.com")
+    world.look()
+    assert world.reason("Reconciling") == "True/ArtifactNotStored"
+    assert "no route to registry.example.com" in world.status.message
+
+
+def test_rings_without_conditions_complete_one_after_another() -> None:
+    world = World()
+    world.resolves(found("1.0.0"))
+    world.look()
+    world.serve()
+    world.look()
+    assert world.rings() == {"canary": "Open", "fleet": "Pending"}
+    assert world.status.ring_summary == "1/2"
+    world.look()
+    assert world.rings() == {"canary": "Open", "fleet": "Pending"}, "nobody serves it yet"
+    world.serve()
+    world.look()
+    assert world.rings() == {"canary": "Complete", "fleet": "Open"}
+    world.serve()
+    world.look()
+    assert world.rings() == {"canary": "Complete", "fleet": "Complete"}
+    world.settle()
+    assert world.status.phase == "Completed"
+    assert world.reason("Completed") == "True/Completed"
+    assert world.reason("Ready") == "True/Completed"
+    assert world.reason("Reconciling") == "False/Settled"
+    assert version(world.policy.stable) == "1.0.0"
+    assert world.history() == [(1, "1.0.0", "Completed")]
+    stable = world.status.stable_release
+    assert stable is not None
+    assert stable.finished_at is not None
+
+
+def test_a_settled_rollout_is_not_written_again() -> None:
+    world = World()
+    world.release("1.0.0")
+    writes = world.writes
+    for _ in range(3):
+        world.passes(20)
+        world.look()
+    assert world.writes == writes
+
+
+def test_a_new_release_starts_over_at_ring_0_and_supersedes() -> None:
+    world = World(rings=[{"name": "canary", "percent": 10}, {"name": "fleet", **AT_ONCE}])
+    world.release("1.0.0")
+    assert world.rings() == {"canary": "Open", "fleet": "Pending"}
+    world.release("1.1.0")
+    assert (world.status.run, version(world.policy.target)) == (2, "1.1.0")
+    assert world.history() == [(1, "1.0.0", "Superseded")]
+    assert [(known.version, known.run) for known in world.policy.rollback_from] == [
+        ("1.0.0", 1),
+        ("1.1.0", 2),
+    ]
+
+
+def test_a_completed_release_is_in_the_history_once_and_as_completed() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.release("1.1.0")
+    assert world.history() == [(2, "1.1.0", "Completed"), (1, "1.0.0", "Completed")]
+    assert world.policy.rollback_from == ()
+
+
+def test_the_history_is_bounded() -> None:
+    world = World(historyLimit=2)
+    for minor in range(4):
+        world.release(f"1.{minor}.0")
+    assert [run for run, _, _ in world.history()] == [4, 3]
+
+
+def test_a_run_is_above_all_that_was_ever_known() -> None:
+    world = World()
+    world.known_run = 41
+    world.release("1.0.0")
+    assert world.status.run == 42
+
+
+def test_a_recreated_rollout_inherits_nothing_but_the_number() -> None:
+    world = World()
+    world.release("1.0.0")
+    sequence = world.policy.sequence
+    world.manifest["metadata"] |= {"uid": "uid-2", "generation": 1}
+    world.manifest["status"] = {}
+    world.resolution, world.answer = world.resolution.__class__(), Answer()
+    world.look()
+    assert world.owner == "uid-2"
+    assert world.policy.releases == ()
+    assert world.open_rings() == []
+    assert world.policy.sequence > sequence
+    assert world.policy.run == 1
+    world.release("1.0.0")
+    assert world.status.run == 2
+
+
+def test_the_current_release_continues_while_the_registry_fails() -> None:
+    world = World()
+    world.release("1.0.0")
+    writes = world.writes
+    world.spec(artifact={"repository": REPOSITORY, "tag": "1.1.0"})
+    world.fails(Reason.REGISTRY_UNREACHABLE, "no connection")
+    world.settle()
+    assert world.writes == writes
+    assert world.status.phase == "Completed"
+    assert world.reason("ArtifactResolved") == "False/RegistryUnreachable"
+    assert world.reason("Ready") == "False/RegistryUnreachable"
+    assert world.reason("Reconciling") == "True/RegistryUnreachable"
+    assert world.reason("Completed") == "False/Resolving", "1.1.0 is not released at all"
+    assert "no connection" in world.status.message
+
+
+def test_a_failure_that_time_does_not_heal_stalls() -> None:
+    world = World()
+    world.fails(Reason.UNAUTHORIZED, "the registry wants credentials", lasting=True)
+    outcome = world.look()
+    assert world.reason("Stalled") == "True/Unauthorized"
+    assert world.reason("Reconciling") == "False/Settled"
+    assert world.status.phase == "Stalled"
+    assert Waiting.PERSON in outcome.waiting
+
+
+def test_a_restart_does_not_flap_what_is_ready() -> None:
+    world = World()
+    world.release("1.0.0")
+    writes, before = world.writes, world.status
+    world.resolves(None)
+    world.look()
+    assert world.status.conditions == before.conditions
+    assert (world.status.phase, world.writes) == (before.phase, writes)
+
+
+def test_completed_is_about_what_the_spec_asks_for() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.spec(artifact={"repository": REPOSITORY, "tag": "1.1.0"})
+    world.look()
+    assert world.reason("Completed") == "False/Resolving"
+    world.resolves(found("1.1.0"))
+    world.look()
+    assert world.reason("Completed") == "False/Progressing"
+    world.settle()
+    assert world.reason("Completed") == "True/Completed"
+
+
+def test_a_candidate_that_is_not_wanted_any_more_is_not_released() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.tag("1.1.0")
+    world.look()
+    world.serve()
+    world.spec(artifact={"repository": REPOSITORY, "tag": "1.0.0"})
+    world.look()
+    assert version(world.policy.target) == "1.0.0"
+    world.resolves(found("1.0.0"))
+    world.settle()
+    assert (world.policy.candidate, world.status.run) == (None, 1)
+
+
+def test_a_version_that_was_released_with_other_content_is_refused() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.resolves(found("1.0.0", content="rebuilt"))
+    world.settle()
+    assert version(world.policy.target) == "1.0.0"
+    assert world.policy.candidate is None
+    assert world.reason("ArtifactResolved") == "False/VersionDigestChanged"
+    assert world.reason("Stalled") == "True/VersionDigestChanged"
+    assert digest("rebuilt") in world.status.message
+    world.release("1.0.1", content="rebuilt")
+    assert world.reason("Completed") == "True/Completed"
+
+
+def test_a_version_of_the_history_is_refused_too() -> None:
+    world = World(rings=[{"name": "fleet"}])
+    world.release("1.0.0")
+    world.release("1.1.0")
+    world.release("1.0.0", content="rebuilt")
+    assert world.reason("ArtifactResolved") == "False/VersionDigestChanged"
+    assert version(world.policy.target) == "1.1.0"
+
+
+def test_an_older_release_needs_downgrade_allow() -> None:
+    world = World()
+    world.release("1.1.0")
+    world.release("1.0.0")
+    assert version(world.policy.target) == "1.1.0"
+    assert world.reason("Stalled") == "True/DowngradeForbidden"
+    assert "downgrade: Allow" in world.status.message
+
+
+def test_a_range_never_moves_down() -> None:
+    world = World(artifact={"repository": REPOSITORY, "semver": ">=1.0.0"})
+    world.resolves(found("1.1.0", by_range=True))
+    world.settle()
+    world.resolves(found("1.0.0", by_range=True))
+    world.settle()
+    assert (version(world.policy.target), world.policy.candidate) == ("1.1.0", None)
+    assert world.reason("Stalled") == "False/NotStalled"
+    assert world.status.phase == "Completed"
+    assert world.reason("Ready") == "True/Completed"
+
+
+def test_a_range_that_falls_back_to_stable_takes_nothing_back() -> None:
+    world = World(artifact={"repository": REPOSITORY, "semver": ">=1.0.0"})
+    world.resolves(found("1.0.0", by_range=True))
+    world.settle()
+    world.spec(rings=[{"name": "fleet"}])
+    world.resolves(found("1.1.0", by_range=True))
+    world.settle()
+    world.resolves(found("1.0.0", by_range=True))
+    world.settle()
+    assert (version(world.policy.target), world.policy.rolling_back) == ("1.1.0", False)
+
+
+def test_the_same_content_under_another_version_is_renamed() -> None:
+    world = World()
+    world.release("stable-1", content="same")
+    world.release("1.0.0", content="same")
+    assert (world.status.run, version(world.policy.target)) == (1, "1.0.0")
+    assert version(world.policy.stable) == "1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("verify", {"secretRef": {"name": "signers"}}),
+        ("windows", [{"schedule": "0 2 * * *", "duration": "4h"}]),
+        ("rollback", {"from": "1.1.0", "to": "1.0.0"}),
+        ("downgrade", "Allow"),
+        ("confirmation", "Reported"),
+    ],
+)
+def test_a_field_that_does_nothing_yet_stalls_and_keeps_what_is_released(
+    field: str, value: object
+) -> None:
+    world = World()
+    world.release("1.0.0")
+    world.spec(**{field: value})
+    world.tag("1.1.0")
+    world.settle()
+    assert world.reason("Stalled") == "True/NotSupported"
+    assert world.reason("Ready") == "False/NotSupported"
+    assert f"spec.{field}" in world.status.message
+    assert world.status.phase == "Stalled"
+    assert (version(world.policy.target), world.policy.candidate) == ("1.0.0", None)
+    assert world.open_rings() == ["canary", "fleet"]
+    del world.manifest["spec"][field]
+    world.settle()
+    assert version(world.policy.target) == "1.1.0"
+
+
+def test_defaults_written_out_are_supported() -> None:
+    world = World(downgrade="Forbid", confirmation="Auto", windows=[])
+    world.release("1.0.0")
+    assert world.status.phase == "Completed"
+
+
+def test_a_policy_that_is_too_large_is_not_published_but_a_pause_is() -> None:
+    world = World()
+    world.release("1.0.0")
+    names = [f"{index:03}" + "x" * 120 for index in range(100)]
+    values = [f"{index:02}" + "y" * 120 for index in range(50)]
+    rings = [
+        {
+            "name": f"ring-{index}",
+            "deviceSelector": {
+                "names": names,
+                "matchExpressions": [
+                    {"key": f"key-{key}", "operator": "In", "values": values} for key in range(10)
+                ],
+            },
+        }
+        for index in range(20)
+    ]
+    world.spec(rings=rings)
+    world.look()
+    assert world.reason("Stalled") == "True/PolicyTooLarge"
+    assert len(world.policy.rings) == 2
+    world.spec(state="Paused")
+    world.look()
+    assert (len(world.policy.rings), world.policy.state) == (2, "Paused")
+    fresh = World(rings=rings)
+    fresh.look()
+    assert fresh.published is None
+    assert fresh.status.phase == "Stalled"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rejected": "its revision is wrong", "revision": None}, "False/PolicyRejected"),
+        ({"schema_versions": (2,), "revision": None}, "False/SchemaUnsupported"),
+        ({"revision": None}, "False/NotServedYet"),
+    ],
+)
+def test_what_servers_do_with_the_policy(change: dict[str, object], reason: str) -> None:
+    world = World()
+    world.release("1.0.0")
+    said = world.answer.said
+    assert said is not None
+    world.answer = Answer(said.model_copy(update=change), world.now)
+    world.look()
+    assert world.reason("PolicyServed") == reason
+    assert world.reason("Ready") == "False/WaitingForServers"
+
+
+def test_wakes_before_an_answer_is_too_old() -> None:
+    world = World()
+    world.release("1.0.0")
+    outcome = world.look()
+    assert outcome.wake_at is not None
+    assert 0 < (outcome.wake_at - world.now).total_seconds() <= 60
