@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?=
+BENCH ?=
 
 .DEFAULT_GOAL := help
 
@@ -45,6 +46,6 @@ format: venv ## Let ruff lay out the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 bench: venv ## One table of measured figures; never part of the tests
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: help venv demo demo-standalone test test-quick control-plane check generate format bench

@@ -5,11 +5,10 @@ canonical form (`canonical.py`). Times are UTC, durations whole seconds, sizes b
 `sha256:<64 hex>`.
 """
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from otaflux_policy.models import ContractModel
 from otaflux_policy.selectors import DeviceSelector
@@ -147,7 +146,7 @@ class Policy(ContractModel):
     sequence: int = 0
     namespace: str
     name: str
-    created_at: datetime
+    created_at: AwareDatetime
     priority: int = 0
     device_selector: DeviceSelector
     compatibility: Compatibility = Compatibility()

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim
+from cronsim import CronSim, CronSimError
+from pydantic import Field, model_validator
 
 from otaflux_policy.models import ContractModel
+
+_SOME_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Window(ContractModel):
@@ -17,8 +21,21 @@ class Window(ContractModel):
     """
 
     schedule: str
-    duration: int
+    duration: Annotated[int, Field(ge=1, le=366 * 86400)]
     time_zone: str = "UTC"
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        """What can be read here can be judged at any time: decisions never raise."""
+        try:
+            ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("timeZone is not the name of a time zone") from None
+        try:
+            next(CronSim(self.schedule, self._local(_SOME_DAY)))
+        except (CronSimError, StopIteration):
+            raise ValueError("schedule is not five cron fields that ever come") from None
+        return self
 
     def is_open(self, now: datetime) -> bool:
         """Whether an opening lies at most `duration` before `now` (an aware time)."""

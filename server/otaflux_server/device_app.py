@@ -42,6 +42,30 @@ class DeviceApp:
                 if table.setdefault(path, exchange) is not exchange:
                     raise ValueError(f"two protocols claim {path}")
 
+    @property
+    def routes(self) -> Mapping[str, Exchange]:
+        """Every path of every protocol; one that ends with `/` stands for all below it."""
+        return {**self._exact, **self._below}
+
+    def at_once(self, scope: MutableMapping[str, Any]) -> Reply | None:
+        """The reply to a poll without a body and a tenant, which waits for nothing; else None."""
+        exchange = self._exact.get(scope["path"])
+        if exchange is None or not exchange.is_small or exchange.reads_body:
+            return None
+        if scope["method"] not in exchange.methods:
+            return None
+        request = Request(scope, _no_body, namespace=self._namespace, prefix="", path=scope["path"])
+        try:
+            asking = exchange.identify(request)
+        except Refused as refused:
+            self._fleet.metrics.refused(refused.status)
+            return exchange.refuse(refused)
+        record = exchange.observe(asking)
+        decision = exchange.decide(record)
+        reply = exchange.answer(request, record, decision)
+        exchange.record(request, record, decision, reply, 0)
+        return reply
+
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"devices speak HTTP, not {scope['type']}")
@@ -100,3 +124,7 @@ class DeviceApp:
     async def _refuse(self, reply: Reply, send: Send) -> None:
         self._fleet.metrics.refused(reply.status)
         await send_small(reply, send)
+
+
+async def _no_body() -> MutableMapping[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": False}

@@ -17,7 +17,7 @@ asyncio's loop and on uvloop. TLS is uvicorn's own (`Config.ssl_…`).
 
 import asyncio
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httptools
@@ -29,10 +29,15 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
+from otaflux_server.replies import Reply
 from otaflux_server.settings import ConnectionSettings
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGISendEvent, ASGIVersions
+
+AtOnce = Callable[[Any], Reply | None]
+"""The complete reply to a request that needs neither its body nor to wait, from its ASGI scope;
+None: ask the application. It has no artifact."""
 
 _ASGI: "ASGIVersions" = {"version": "3.0", "spec_version": "2.4"}
 _NO_BODY = frozenset({204, 304})
@@ -47,6 +52,7 @@ class DeviceHttpProtocol(HttpToolsProtocol):
     """One connection. Subclass it with `limits` set (see `protocol_class`)."""
 
     limits = ConnectionSettings()
+    at_once: AtOnce | None = None
     cycle: "Cycle"
 
     def __init__(
@@ -154,13 +160,15 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         scope["method"] = self.parser.get_method().decode("ascii")
         if version != "1.1":
             scope["http_version"] = version
-        url = httptools.parse_url(self.url)
-        if url.path is None:
-            raise ValueError("no path")
-        path = url.path.decode("ascii")
+        raw_path, _, scope["query_string"] = self.url.partition(b"?")
+        if raw_path[:1] != b"/" or b"#" in self.url:  # absolute, or not a target at all
+            url = httptools.parse_url(self.url)
+            if url.path is None:
+                raise ValueError("no path")
+            raw_path, scope["query_string"] = url.path, url.query or b""
+        path = raw_path.decode("ascii")
         scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
+        scope["raw_path"] = raw_path
         before = self.cycle
         self.cycle = Cycle(
             scope=scope,
@@ -177,10 +185,30 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         )
         self.cycle.response_deadline = self.loop.time() + self.limits.response_seconds
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+            if not self._answered_at_once(self.cycle):
+                self._start_asgi_task(self.cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
+        # The cycle takes itself off the set: a callback would cost another turn of the loop.
+        assert isinstance(cycle, Cycle)
+        cycle.running = self.tasks
+        self.tasks.add(self.loop.create_task(cycle.run_asgi(app)))
+
+    def _answered_at_once(self, cycle: "Cycle") -> bool:
+        """Answers without a task, which would cost as much as the answer of most polls."""
+        if self.at_once is None or self.flow.write_paused or self.parser.should_upgrade():
+            return False
+        try:
+            reply = self.at_once(cycle.scope)
+            if reply is None:
+                return False
+            cycle.send_at_once(reply)
+        except Exception:  # comes again from the application, where it is logged and answered
+            return False
+        return True
 
     def on_message_complete(self) -> None:
         cycle = self.cycle
@@ -258,6 +286,8 @@ class Cycle(RequestResponseCycle):
     """One request and its response."""
 
     response_deadline: float = float("inf")
+    running: set[asyncio.Task[None]] = set()
+    """The server's set of running requests."""
     _head: bytes = b""
 
     async def run_asgi(self, app: "ASGI3Application") -> None:
@@ -276,7 +306,10 @@ class Cycle(RequestResponseCycle):
                 self.logger.error("the application returned without a complete response")
                 self.transport.close()
         finally:
-            self.on_response = lambda: None
+            self.on_response = _nothing
+            task = asyncio.current_task()
+            if task is not None:
+                self.running.discard(task)
 
     async def send(self, message: "ASGISendEvent") -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -291,6 +324,13 @@ class Cycle(RequestResponseCycle):
             self._send_body(message.get("body", b""), message.get("more_body", False))
         else:
             raise RuntimeError(f"{message['type']} may not be sent now")
+
+    def send_at_once(self, reply: Reply) -> None:
+        """Sends a reply as a whole; nothing may wait to be written before it."""
+        self._head = self._render(reply.status, reply.headers)
+        self.response_started = True
+        self._send_body(reply.body, False)
+        self.on_response = _nothing
 
     def _render(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         key = (status, headers, self.keep_alive) if type(headers) is tuple else None
@@ -332,9 +372,16 @@ class Cycle(RequestResponseCycle):
         self.on_response()
 
 
-def protocol_class(limits: ConnectionSettings) -> type[DeviceHttpProtocol]:
+def _nothing() -> None:
+    """Called when a response is complete after its request was given up."""
+
+
+def protocol_class(
+    limits: ConnectionSettings, at_once: AtOnce | None = None
+) -> type[DeviceHttpProtocol]:
     """The protocol with these limits, for uvicorn's `Config(http=…)`."""
-    return type("LimitedDeviceHttpProtocol", (DeviceHttpProtocol,), {"limits": limits})
+    attributes = {"limits": limits, "at_once": at_once and staticmethod(at_once)}
+    return type("LimitedDeviceHttpProtocol", (DeviceHttpProtocol,), attributes)
 
 
 async def sweep(state: ServerState, limits: ConnectionSettings) -> None:

@@ -129,8 +129,15 @@ class PolicyFiles:
             await self._wake.wait()
             self._wake.clear()
             batch, self._pending = self._pending, {}
+            writing = asyncio.ensure_future(asyncio.to_thread(self._write, batch))
             try:
-                await asyncio.to_thread(self._write, batch)
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                # The thread goes on: what is written after this must come after it.
+                await asyncio.wait([writing])
+                if writing.exception() is not None:
+                    self._pending = batch | self._pending
+                raise
             except OSError as error:
                 self._failed(error)
                 self._pending = batch | self._pending

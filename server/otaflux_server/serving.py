@@ -32,6 +32,7 @@ from otaflux_server.settings import Settings, address
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 1024
+_SOURCE_RESTART_SECONDS = 1.0
 
 
 class DataDirInUse(Exception):
@@ -77,8 +78,8 @@ class UpdateServer:
         self.policies.subscribe(self._want)
         self.artifacts.subscribe(self._fetcher.refresh)
         self.credentials.subscribe(self._fetcher.retry_now)
-        self._device_app = DeviceApp(fleet)
-        self._internal_app = internal_app(
+        self.device_app = DeviceApp(fleet)
+        self.internal_app = internal_app(
             policies=self.policies,
             artifacts=self.artifacts,
             fetcher=self._fetcher,
@@ -122,20 +123,19 @@ class UpdateServer:
             stack.push_async_callback(self._fetcher.close)
             self._fetcher.start()
             if self._source is not None:
-                source = asyncio.create_task(self._source.run(self.policies), name="policy source")
-                source.add_done_callback(self._source_ended)
+                source = asyncio.create_task(self._follow(self._source), name="policy source")
                 stack.push_async_callback(_end, source)
             servers: list[_Server] = []
             stack.push_async_callback(_stop, servers)
             self.internal_url, _ = await self._serve(
-                servers, self.settings.internal_listen, self._internal_app, "httptools"
+                servers, self.settings.internal_listen, self.internal_app, "httptools"
             )
             limits = self.settings.connections
             self.device_url, state = await self._serve(
                 servers,
                 self.settings.listen,
-                self._device_app,
-                protocol_class(limits),
+                self.device_app,
+                protocol_class(limits, self.device_app.at_once),
             )
             sweeping = asyncio.create_task(sweep(state, limits), name="sweep")
             stack.push_async_callback(_end, sweeping)
@@ -160,13 +160,16 @@ class UpdateServer:
             for artifact in release.artifacts
         )
 
-    def _source_ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None:
-            log.error("the policy source failed", exc_info=error)
-            self.policies.disconnected(f"the policy source failed ({type(error).__name__})")
+    async def _follow(self, source: PolicySource) -> None:
+        while True:
+            try:
+                await source.run(self.policies)
+            except Exception as error:  # a fault of ours: the last known policies go on
+                log.exception("the policy source failed")
+                self.policies.disconnected(f"the policy source failed ({type(error).__name__})")
+            else:
+                self.policies.disconnected("the policy source ended")
+            await asyncio.sleep(_SOURCE_RESTART_SECONDS)
 
     async def _serve(
         self,

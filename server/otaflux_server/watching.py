@@ -22,7 +22,6 @@ KubernetesObject = dict[str, Any]
 _PAGE = 500
 _WATCH_SECONDS = 300
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
-_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _MAX_LINE = 8 * 1024 * 1024
 _MAX_LIST = 512 * 1024 * 1024
 _BACKOFF_SECONDS = 0.2
@@ -102,8 +101,9 @@ async def _watch(api: ApiClient, collection: Collection, version: str, idle_seco
         "resourceVersion": version,
         "timeoutSeconds": str(round(_WATCH_SECONDS * random.uniform(1.0, 1.5))),
     }
-    async with _get(api, collection, query, _WATCH_TIMEOUT) as response:
-        async for line in _lines(response, idle_seconds):
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=idle_seconds)
+    async with _get(api, collection, query, timeout) as response:
+        async for line in _lines(response):
             event = _parse(line)
             found = event.get("object") or {}
             kind = event.get("type")
@@ -157,13 +157,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-async def _lines(response: aiohttp.ClientResponse, idle_seconds: float) -> AsyncIterator[bytes]:
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     rest = b""
-    while True:
-        async with asyncio.timeout(idle_seconds):
-            part = await response.content.readany()
-        if not part:
-            return
+    while part := await response.content.readany():
         *lines, rest = (rest + part).split(b"\n")
         if len(rest) > _MAX_LINE:
             raise WatchLost("the API server sends a line without end")

@@ -110,6 +110,7 @@ def test_an_abort_after_completion_holds_and_ends_nothing() -> None:
     world.settle()
     assert (world.policy.state, world.status.phase) == ("Aborted", "Aborted")
     assert world.reason("Ready") == "False/Aborted"
+    assert "spec.state is Aborted" in world.status.message
     world.spec(state="Active")
     world.settle()
     assert (world.policy.state, world.status.phase) == ("Active", "Completed")
@@ -145,6 +146,19 @@ def test_it_is_rolled_back_once_servers_serve_that_and_says_what_is_not_known() 
     assert world.reason("Ready") == "True/RolledBack"
     assert world.reason("Completed") == "False/RolledBack"
     assert "not counted yet" in world.status.message
+
+
+def test_while_paused_it_is_not_rolled_back_yet() -> None:
+    world = under_way()
+    world.tag("1.0.0")
+    world.look()
+    world.spec(state="Paused")
+    world.settle()
+    assert (world.status.phase, world.policy.state) == ("RollingBack", "Paused")
+    assert world.status.message.startswith("Paused")
+    world.spec(state="Active")
+    world.settle()
+    assert world.status.phase == "RolledBack"
 
 
 def test_a_revert_needs_no_approval_and_no_second_resolution() -> None:

@@ -275,6 +275,32 @@ async def test_transitions_are_told_once_with_the_reason_of_the_condition() -> N
     assert all(notice.uid == "uid-1" for notice in cluster.notices)
 
 
+async def test_one_question_without_an_answer_changes_nothing() -> None:
+    cluster, key = with_rollout()
+    async with running(cluster) as operator:
+        await eventually(lambda: completed(cluster, key))
+        cluster.serving = False
+        asked = cluster.calls.count("served")
+        await eventually(lambda: cluster.calls.count("served") > asked + 2)
+        looks = cluster.calls.count("rollout")
+        operator.mark(key)
+        await eventually(lambda: cluster.calls.count("rollout") > looks)
+        await eventually(lambda: completed(cluster, key))
+
+
+async def test_a_group_that_changes_or_is_recreated_is_published_again() -> None:
+    cluster, key = Cluster(), Key(Kind.GROUP, "home", "lab")
+    cluster.put(key, group_manifest(["lab-1"], site="berlin"))
+    async with running(cluster) as operator:
+        await eventually(lambda: key in cluster.published)
+        cluster.edit(key, names=["lab-2"])
+        operator.mark(key)
+        await eventually(lambda: getattr(cluster.published[key][0], "names", ()) == ("lab-2",))
+        cluster.objects[key]["metadata"]["uid"] = "another"
+        operator.mark(key)
+        await eventually(lambda: cluster.published[key][1] == "another")
+
+
 async def test_groups_are_published_withdrawn_and_compared() -> None:
     cluster = Cluster()
     berlin, paris = Key(Kind.GROUP, "home", "berlin"), Key(Kind.GROUP, "home", "paris")

@@ -1,5 +1,6 @@
 """From Secrets to what registry and servers need, and how it is handed over."""
 
+import asyncio
 import base64
 import json
 from dataclasses import replace
@@ -163,6 +164,21 @@ async def test_credentials_are_handed_over_rotated_and_taken_back() -> None:
         await eventually(lambda: not cluster.credentials)
     told = f"{cluster.objects} {cluster.notices} {cluster.published}"
     assert PASSWORD not in told
+
+
+async def test_an_entry_stays_while_its_policy_is_about_to_be_written() -> None:
+    cluster, key = with_secret()
+    async with running(cluster):
+        await eventually(lambda: cluster.policy(key) is not None)
+        cluster.held["publish"] = asyncio.Event()
+        await eventually(lambda: bool(cluster.credentials))
+        before = cluster.calls.count("add")
+        sweeps = cluster.calls.count("keys")
+        await eventually(lambda: cluster.calls.count("keys") > sweeps + 3)
+        assert cluster.credentials
+        assert cluster.calls.count("add") == before
+        cluster.held["publish"].set()
+        await eventually(lambda: entry_of(cluster, key) in cluster.credentials)
 
 
 async def test_an_entry_that_policies_need_outlives_a_restart() -> None:

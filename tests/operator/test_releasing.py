@@ -153,6 +153,46 @@ def test_a_new_release_starts_over_at_ring_0_and_supersedes() -> None:
     ]
 
 
+def test_a_ring_completes_by_the_policy_of_its_own_run() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.tag("1.1.0")
+    world.look()
+    world.serve()
+    world.look()
+    assert world.status.run == 2
+    assert world.rings() == {"canary": "Open", "fleet": "Pending"}
+
+
+def test_what_came_before_the_stable_release_is_not_taken_back() -> None:
+    world = World(rings=[{"name": "fleet"}])
+    world.release("1.0.0")
+    world.spec(rings=[{"name": "fleet", **AT_ONCE}])
+    world.release("1.1.0")
+    world.spec(rings=[{"name": "fleet"}])
+    world.release("1.2.0")
+    assert [(known.version, known.run) for known in world.policy.rollback_from] == [("1.2.0", 3)]
+
+
+def test_a_completed_release_leaves_nothing_to_take_back_even_without_history() -> None:
+    world = World(rings=[{"name": "fleet"}], historyLimit=0)
+    world.release("1.0.0")
+    assert len(world.policy.rollback_from) == 1
+    world.spec(rings=[{"name": "fleet", **AT_ONCE}])
+    world.release("1.1.0")
+    assert list(world.policy.rollback_from) == []
+
+
+def test_a_status_from_a_backup_reuses_no_run() -> None:
+    world = World(rings=[{"name": "fleet"}])
+    world.release("1.0.0")
+    backup = world.manifest["status"]
+    world.release("1.1.0")
+    world.manifest["status"] = backup
+    world.release("1.2.0")
+    assert world.status.run == 3
+
+
 def test_a_completed_release_is_in_the_history_once_and_as_completed() -> None:
     world = World()
     world.release("1.0.0")
@@ -378,6 +418,12 @@ def test_a_policy_that_is_too_large_is_not_published_but_a_pause_is() -> None:
     world.spec(state="Paused")
     world.look()
     assert (len(world.policy.rings), world.policy.state) == (2, "Paused")
+    world.manifest["metadata"] |= {"uid": "uid-2"}
+    world.manifest["status"] = {}
+    world.look()
+    assert world.owner == "uid-2"
+    assert not world.policy.releases
+    assert not world.policy.rings
     fresh = World(rings=rings)
     fresh.look()
     assert fresh.published is None

@@ -178,7 +178,6 @@ class World:
             )
             for release in self.policy.releases
         ]
-        self.known_run = max(self.known_run, self.policy.run)
         self.answer = Answer(
             ServedRollout(
                 namespace="home",

@@ -64,7 +64,12 @@ def _oversized(
     second = now.replace(microsecond=0)
     draft = Draft.of(rollout)
     releases.end_aborted(draft, rollout, second)
-    published = observation.published if observation.mine else None
+    published = observation.published
+    if published is not None and not observation.mine:
+        # Of an object before this one, which hands nothing on.
+        nothing = {"target": None, "stable": None, "candidate": None, "rollback_from": ()}
+        published = published.model_copy(update=nothing | {"rings": (), "rolling_back": False})
+        draft.run = max(draft.run, published.run)
     ended = draft.standing is Standing.ABORTED
     state = State.ABORTED if ended else rollout.spec.state
     policy = published.model_copy(update={"state": state}) if published is not None else None

@@ -85,12 +85,9 @@ class Draft:
 
     def next_run(self, observation: Observation) -> int:
         """A number above every run that was ever known for the name."""
-        known = [self.run]
-        if observation.published is not None:
-            known.append(observation.published.run)
-        if observation.answer.said is not None:
-            known.append(observation.answer.said.run)
-        return 1 + max(known)
+        # That of the published policy is in ours by now (`releases.inherit`).
+        said = observation.answer.said
+        return 1 + max(self.run, said.run if said is not None else 0)
 
     def record(self, result: Phase, message: str, now: datetime) -> None:
         """Notes in the history that the run of the current release ends, or ended, thus."""
@@ -106,7 +103,7 @@ class Draft:
             finished_at=now,
             message=message,
         )
-        self.history = [entry, *(old for old in self.history if old.run != self.run)]
+        self.history = [entry, *self.history]
         self.release = release.model_copy(update={"finished_at": now})
 
     def failed_before(self, digest: str) -> bool:

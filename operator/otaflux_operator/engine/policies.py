@@ -147,8 +147,6 @@ def _ring(draft: Draft, ring: RingSpec) -> Ring:
 
 def _since_stable(draft: Draft, observation: Observation) -> tuple[ReleaseRun, ...]:
     """The releases and runs since the stable release: what a rollback takes back."""
-    if draft.standing is Standing.COMPLETED:
-        return ()
     stable = draft.stable.digest if draft.stable is not None else None
     completed = [
         entry.run

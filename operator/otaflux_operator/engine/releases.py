@@ -40,7 +40,10 @@ def inherit(
             _take_back(draft, published.run, now)
         elif draft.candidate is not None and draft.candidate.digest == digest:
             _promote(draft, published.run, now)
-    if published.run != draft.run or published.rolling_back:
+    same_run = published.run == draft.run and _has_target(published, draft.release)
+    # Where it is ahead for another reason (a status from a backup), no run is numbered twice.
+    draft.run = max(draft.run, published.run)
+    if published.rolling_back or not same_run:
         return
     for ring in published.rings:
         known = draft.rings.get(ring.name, RingStatus(name=ring.name))
@@ -48,6 +51,11 @@ def inherit(
             draft.rings[ring.name] = known.model_copy(
                 update={"phase": RingPhase.OPEN, "opened_at": now}
             )
+
+
+def _has_target(published: Policy, release: ReleaseStatus | None) -> bool:
+    target = published.target
+    return target is not None and release is not None and target.digest == release.digest
 
 
 def end_aborted(draft: Draft, rollout: FirmwareRollout, now: datetime) -> None:

@@ -41,11 +41,7 @@ def advance_rings(
         if draft.standing is Standing.COMPLETED:
             status = _completed(_opened(status, now), now)
         elif draft.release is not None:
-            if (
-                moving
-                and status.opened_at is None
-                and _may_open(draft.release, rollout, ring, reached)
-            ):
+            if moving and _may_open(draft.release, rollout, ring, reached):
                 status = _opened(status, now)
             if status.opened_at is None:
                 status = status.model_copy(update={"phase": _closed_phase(ring, reached)})

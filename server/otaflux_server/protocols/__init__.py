@@ -31,6 +31,9 @@ class Exchange(ABC):
     reads_body: ClassVar[bool] = False
     """Whether `identify` needs the request's body."""
 
+    is_small: ClassVar[bool] = False
+    """Whether every answer is small, never an artifact."""
+
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
 

@@ -50,7 +50,7 @@ def exchanges(fleet: Fleet) -> Mapping[str, Exchange]:
 
 
 class JsonPoll(Poll):
-    """`/api/v1/poll`."""
+    """Tells the device its update, or why it has none, and when to ask again."""
 
     protocol = NAME
     methods = frozenset({"POST"})
@@ -103,7 +103,7 @@ class JsonPoll(Poll):
 
 
 class JsonReport(Exchange):
-    """`/api/v1/report`."""
+    """Takes note of how far the device is with a release."""
 
     protocol = NAME
     methods = frozenset({"POST"})

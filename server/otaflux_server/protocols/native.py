@@ -37,10 +37,11 @@ def exchanges(fleet: Fleet) -> Mapping[str, Exchange]:
 
 
 class VersionPoll(Poll):
-    """`/version`. A GET pins the device to its answer; a HEAD tells nothing and pins nothing."""
+    """Version, CRC32 and size. A GET pins the device to its answer; a HEAD pins nothing."""
 
     protocol = NAME
     methods = frozenset({"GET", "HEAD"})
+    is_small = True
 
     def __init__(self, fleet: Fleet) -> None:
         super().__init__(fleet)
@@ -83,7 +84,7 @@ class VersionPoll(Poll):
 
 
 class FirmwareDownload(Download):
-    """`/firmware`: the pinned bytes, as long as the device would get the same now."""
+    """The pinned bytes, as long as the device would get the same now."""
 
     protocol = NAME
 
