@@ -31,7 +31,7 @@ test: ## Everything; fetches or builds the control plane first (once, minutes)
 	@VENV=$(VENV) PYTHON=$(PYTHON) scripts/test
 
 test-quick: venv ## What needs no servers: run this while working
-	@$(BIN)/pytest -q -m "not servers"
+	@$(BIN)/pytest -q -n auto -m "not servers"
 
 control-plane: ## API server, etcd, registry and their clients, into the cache
 	@$(PYTHON) scripts/control-plane prepare

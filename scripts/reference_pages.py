@@ -105,8 +105,8 @@ def _families(registry: CollectorRegistry) -> Iterator[tuple[str, str, str, str]
     for collector in registry._collector_to_names:
         known = collector.describe if isinstance(collector, Described) else collector.collect
         for family in known():
-            labels = [*getattr(collector, "_labelnames", ()), *getattr(family, "_labelnames", ())]
-            described[family.name] = family, labels
+            sources = (getattr(source, "_labelnames", ()) for source in (collector, family))
+            described[family.name] = family, [label for found in sources for label in found]
     for name, (family, labels) in sorted(described.items()):
         if not name.startswith("otaflux_"):
             continue

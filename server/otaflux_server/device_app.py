@@ -48,11 +48,9 @@ class DeviceApp:
         return {**self._exact, **self._below}
 
     def at_once(self, scope: MutableMapping[str, Any]) -> Reply | None:
-        """The reply to a poll without a body and a tenant, which waits for nothing; else None."""
+        """The reply, where the default namespace's request needs no waiting; else None."""
         exchange = self._exact.get(scope["path"])
-        if exchange is None or not exchange.is_small or exchange.reads_body:
-            return None
-        if scope["method"] not in exchange.methods:
+        if exchange is None or not exchange.at_once or scope["method"] not in exchange.methods:
             return None
         request = Request(scope, _no_body, namespace=self._namespace, prefix="", path=scope["path"])
         try:

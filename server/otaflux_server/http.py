@@ -8,6 +8,7 @@ Differs from uvicorn's in this (each point is a test in `tests/server/test_http.
 - header names keep the case given; there is no `date` and no `server` header;
 - a connection has deadlines (complete request, idle, stalled reader, whole response), kept by
   `sweep`, and heads are bounded;
+- what the application can answer at once (`AtOnce`) takes no task, which costs as much as a poll;
 - after the client went away `send` raises `Disconnected`, as ASGI 2.4 says, so that nobody
   reads a file for a closed connection.
 
@@ -198,7 +199,7 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         self.tasks.add(self.loop.create_task(cycle.run_asgi(app)))
 
     def _answered_at_once(self, cycle: "Cycle") -> bool:
-        """Answers without a task, which would cost as much as the answer of most polls."""
+        """Answers without a task; False: the application has to be asked."""
         if self.at_once is None or self.flow.write_paused or self.parser.should_upgrade():
             return False
         try:

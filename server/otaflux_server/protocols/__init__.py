@@ -31,8 +31,8 @@ class Exchange(ABC):
     reads_body: ClassVar[bool] = False
     """Whether `identify` needs the request's body."""
 
-    is_small: ClassVar[bool] = False
-    """Whether every answer is small, never an artifact."""
+    at_once: ClassVar[bool] = False
+    """Whether a request is answered by its head alone: no body is read, no artifact is sent."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet

@@ -41,7 +41,7 @@ class VersionPoll(Poll):
 
     protocol = NAME
     methods = frozenset({"GET", "HEAD"})
-    is_small = True
+    at_once = True
 
     def __init__(self, fleet: Fleet) -> None:
         super().__init__(fleet)

@@ -1,0 +1,145 @@
+"""What the spec asks for and is not done: the current release continues, a person is told."""
+
+import pytest
+
+from otaflux_policy.contract import Release
+from tests.operator.worlds import REPOSITORY, World, digest, found
+
+
+def version(release: Release | None) -> str | None:
+    return release.version if release is not None else None
+
+
+def test_a_version_that_was_released_with_other_content_is_refused() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.resolves(found("1.0.0", content="rebuilt"))
+    world.settle()
+    assert version(world.policy.target) == "1.0.0"
+    assert world.policy.candidate is None
+    assert world.reason("ArtifactResolved") == "False/VersionDigestChanged"
+    assert world.reason("Stalled") == "True/VersionDigestChanged"
+    assert digest("rebuilt") in world.status.message
+    world.release("1.0.1", content="rebuilt")
+    assert world.reason("Completed") == "True/Completed"
+
+
+def test_a_version_of_the_history_is_refused_too() -> None:
+    world = World(rings=[{"name": "fleet"}])
+    world.release("1.0.0")
+    world.release("1.1.0")
+    world.release("1.0.0", content="rebuilt")
+    assert world.reason("ArtifactResolved") == "False/VersionDigestChanged"
+    assert version(world.policy.target) == "1.1.0"
+
+
+def test_an_older_release_needs_downgrade_allow() -> None:
+    world = World()
+    world.release("1.1.0")
+    world.release("1.0.0")
+    assert version(world.policy.target) == "1.1.0"
+    assert world.reason("Stalled") == "True/DowngradeForbidden"
+    assert "downgrade: Allow" in world.status.message
+
+
+def test_a_range_never_moves_down() -> None:
+    world = World(artifact={"repository": REPOSITORY, "semver": ">=1.0.0"})
+    world.resolves(found("1.1.0", by_range=True))
+    world.settle()
+    world.resolves(found("1.0.0", by_range=True))
+    world.settle()
+    assert (version(world.policy.target), world.policy.candidate) == ("1.1.0", None)
+    assert world.reason("Stalled") == "False/NotStalled"
+    assert world.status.phase == "Completed"
+    assert world.reason("Ready") == "True/Completed"
+
+
+def test_a_range_that_falls_back_to_stable_takes_nothing_back() -> None:
+    world = World(artifact={"repository": REPOSITORY, "semver": ">=1.0.0"})
+    world.resolves(found("1.0.0", by_range=True))
+    world.settle()
+    world.spec(rings=[{"name": "fleet"}])
+    world.resolves(found("1.1.0", by_range=True))
+    world.settle()
+    world.resolves(found("1.0.0", by_range=True))
+    world.settle()
+    assert (version(world.policy.target), world.policy.rolling_back) == ("1.1.0", False)
+
+
+def test_the_same_content_under_another_version_is_renamed() -> None:
+    world = World()
+    world.release("stable-1", content="same")
+    world.release("1.0.0", content="same")
+    assert (world.status.run, version(world.policy.target)) == (1, "1.0.0")
+    assert version(world.policy.stable) == "1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("verify", {"secretRef": {"name": "signers"}}),
+        ("windows", [{"schedule": "0 2 * * *", "duration": "4h"}]),
+        ("rollback", {"from": "1.1.0", "to": "1.0.0"}),
+        ("downgrade", "Allow"),
+        ("confirmation", "Reported"),
+    ],
+)
+def test_a_field_that_does_nothing_yet_stalls_and_keeps_what_is_released(
+    field: str, value: object
+) -> None:
+    world = World()
+    world.release("1.0.0")
+    world.spec(**{field: value})
+    world.tag("1.1.0")
+    world.settle()
+    assert world.reason("Stalled") == "True/NotSupported"
+    assert world.reason("Ready") == "False/NotSupported"
+    assert f"spec.{field}" in world.status.message
+    assert world.status.phase == "Stalled"
+    assert (version(world.policy.target), world.policy.candidate) == ("1.0.0", None)
+    assert world.open_rings() == ["canary", "fleet"]
+    del world.manifest["spec"][field]
+    world.settle()
+    assert version(world.policy.target) == "1.1.0"
+
+
+def test_defaults_written_out_are_supported() -> None:
+    world = World(downgrade="Forbid", confirmation="Auto", windows=[])
+    world.release("1.0.0")
+    assert world.status.phase == "Completed"
+
+
+def test_a_policy_that_is_too_large_is_not_published_but_a_pause_is() -> None:
+    world = World()
+    world.release("1.0.0")
+    names = [f"{index:03}" + "x" * 120 for index in range(100)]
+    values = [f"{index:02}" + "y" * 120 for index in range(50)]
+    rings = [
+        {
+            "name": f"ring-{index}",
+            "deviceSelector": {
+                "names": names,
+                "matchExpressions": [
+                    {"key": f"key-{key}", "operator": "In", "values": values} for key in range(10)
+                ],
+            },
+        }
+        for index in range(20)
+    ]
+    world.spec(rings=rings)
+    world.look()
+    assert world.reason("Stalled") == "True/PolicyTooLarge"
+    assert len(world.policy.rings) == 2
+    world.spec(state="Paused")
+    world.look()
+    assert (len(world.policy.rings), world.policy.state) == (2, "Paused")
+    world.manifest["metadata"] |= {"uid": "uid-2"}
+    world.manifest["status"] = {}
+    world.look()
+    assert world.owner == "uid-2"
+    assert not world.policy.releases
+    assert not world.policy.rings
+    fresh = World(rings=rings)
+    fresh.look()
+    assert fresh.published is None
+    assert fresh.status.phase == "Stalled"
