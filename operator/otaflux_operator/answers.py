@@ -12,6 +12,8 @@ from otaflux_operator.queues import KeyedQueue, work
 from otaflux_operator.timing import Timing
 
 _GROWTH = 1.6
+_CROWD = 10
+"""Rollouts of which something may be expected at a time without being asked of less often."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,7 @@ class Answers:
         self._news = news
         self._timing = timing
         self._asked: dict[Key, _Asked] = {}
+        self._expecting: set[Key] = set()
         self._queue: KeyedQueue[Key] = KeyedQueue()
 
     def answer(self, key: Key) -> Answer:
@@ -46,15 +49,17 @@ class Answers:
     def expect(self, key: Key, what: str | None) -> None:
         """Something is expected of the servers: `what` names it (None: nothing is)."""
         asked = self._asked.setdefault(key, _Asked())
+        (self._expecting.discard if what is None else self._expecting.add)(key)
         if what is None or what == asked.expecting:
             asked.expecting = what
             return
         asked.expecting, asked.pause = what, self._timing.ask_first
-        self._queue.put(key, asked.pause)
+        self._queue.put(key, self._spread(asked.pause))
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
         self._asked.pop(key, None)
+        self._expecting.discard(key)
         self._queue.drop(key)
 
     async def run(self) -> None:
@@ -84,4 +89,8 @@ class Answers:
             return self._timing.ask_steady * (0.9 + random() / 10)
         pause = asked.pause
         asked.pause = min(self._timing.ask_most, pause * _GROWTH)
-        return pause
+        return self._spread(pause)
+
+    def _spread(self, pause: float) -> float:
+        """Longer where much is expected: the questions must not outweigh the work."""
+        return pause * max(1.0, len(self._expecting) / _CROWD)
