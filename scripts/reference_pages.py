@@ -19,6 +19,7 @@ import otaflux_operator.metrics  # noqa: F401  # registers the operator's metric
 from otaflux_operator import reasons as condition_reasons
 from otaflux_operator.settings import Settings as OperatorSettings
 from otaflux_policy import reasons as decision_reasons
+from otaflux_server.artifacts import ArtifactError
 from otaflux_server.metrics import Metrics
 from otaflux_server.serving import UpdateServer
 from otaflux_server.settings import Settings as ServerSettings
@@ -57,6 +58,15 @@ def _reasons() -> Iterator[str]:
     yield "\n## Why a device gets what it gets\n"
     yield "In metrics, logs, the internal API and `explain`.\n"
     yield from _meanings(decision_reasons.DecisionReason, decision_reasons.MEANINGS)
+    yield "\n## Why the update server has not stored an artifact\n"
+    yield "In metrics, logs and the internal API; so are the registry's reasons, from above.\n"
+    yield from _table(("Reason", "Means"), map(_failure, ArtifactError.__subclasses__()))
+
+
+def _failure(error: type[ArtifactError]) -> tuple[str, str]:
+    if not error.__doc__:
+        raise Undescribed(f"{error.__module__}.{error.__qualname__} has no docstring")
+    return f"`{error.reason}`", " ".join(error.__doc__.split())
 
 
 def _meanings(reasons: type[Reason], meanings: Mapping[Reason, str]) -> Iterator[str]:

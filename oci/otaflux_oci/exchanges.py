@@ -72,11 +72,13 @@ class Exchanges:
     ) -> AsyncIterator[httpx.Response]:
         """The answer after redirects; its `.url` says where it came from.
 
-        `authorization` is sent to the origin of `url` alone. From https never to http.
+        `authorization` is sent to the origin of `url` alone, and not any more once a redirect led
+        elsewhere: what follows was chosen there. From https never to http.
         """
         target = url
+        home = True
         for _ in range(self._limits.redirects + 1):
-            home = origin(target) == origin(url)
+            home = home and origin(target) == origin(url)
             async with self.patient(
                 method,
                 target,

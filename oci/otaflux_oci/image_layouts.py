@@ -207,12 +207,18 @@ class ImageLayout:
         self, descriptor: Descriptor, check: Verification, where: str
     ) -> AsyncGenerator[bytes, None]:
         try:
-            stream = await asyncio.to_thread(open, self._blob_path(descriptor.digest), "rb")
+            with _readable(where):
+                stream = await asyncio.to_thread(open, self._blob_path(descriptor.digest), "rb")
         except FileNotFoundError:
             raise NotFound(f"{where} is not in the image layout {self._path}.") from None
         with stream:
-            await asyncio.to_thread(stream.seek, check.received)
-            while part := await asyncio.to_thread(stream.read, _PART_BYTES):
+            with _readable(where):
+                await asyncio.to_thread(stream.seek, check.received)
+            while True:
+                with _readable(where):
+                    part = await asyncio.to_thread(stream.read, _PART_BYTES)
+                if not part:
+                    break
                 check.update(part)
                 yield part
         if not check.complete:
@@ -310,8 +316,23 @@ def _stated_type(body: bytes) -> str | None:
     return stated if isinstance(stated, str) else None
 
 
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Lets FileNotFoundError through: what that means depends."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RegistryError(
+            f"{what} cannot be read ({error.strerror or type(error).__name__}). Check the disk, "
+            "and whether this user may read the image layout.",
+            retryable=True,
+        ) from error
+
+
 def _read(path: Path, limit: int, what: str) -> bytes:
-    with path.open("rb") as stream:
+    with _readable(what), path.open("rb") as stream:
         body = stream.read(limit + 1)
     if len(body) > limit:
         raise TooLarge(f"{what} is larger than {limit} bytes, the limit.")

@@ -142,11 +142,16 @@ def _tls_failure(error: BaseException, host: str) -> TlsFailed | None:
 def ssl_context(tls: Tls | None) -> ssl.SSLContext:
     """Public authorities, of the system and of certifi, plus what `tls` adds.
 
+    The last few are kept: making one takes longer than a request. Nobody may change them.
     Raises InvalidCredentials for PEM that cannot be read.
     """
-    if tls is None or tls == Tls():
-        return _public_context()
-    context = _new_context()
+    return _context(tls or Tls())
+
+
+@functools.lru_cache(maxsize=32)
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
     if tls.ca is not None:
         try:
             context.load_verify_locations(cadata=tls.ca.decode("ascii"))
@@ -154,17 +159,6 @@ def ssl_context(tls: Tls | None) -> ssl.SSLContext:
             raise InvalidCredentials("`ca.crt` is not a certificate in PEM form.") from None
     if tls.cert is not None and tls.key is not None:
         _load_client_certificate(context, tls.cert, tls.key)
-    return context
-
-
-@functools.cache
-def _public_context() -> ssl.SSLContext:
-    return _new_context()
-
-
-def _new_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
     return context
 
 

@@ -1,10 +1,15 @@
 """Device groups that give one device different values of one label."""
 
-from collections.abc import Iterable
-from itertools import combinations
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import chain, combinations, islice
 
 from otaflux_policy.groups import Group
 from otaflux_policy.selectors import glob_matches, is_glob
+
+COMPARISONS = 100_000
+"""Pairs of globs of two groups that are compared; what lies beyond is not looked for."""
 
 
 def label_conflicts(groups: Iterable[Group]) -> dict[str, str]:
@@ -54,15 +59,41 @@ def _shared(
     if both := exact[first].keys() & exact[second].keys():
         return f"Device {min(both)}"
     for one, other in ((first, second), (second, first)):
+        names = list(exact[other])
         for glob in globs[one]:
-            for name in exact[other]:
+            for name in _beginning(names, _literal_prefix(glob)):
                 if glob_matches(glob, name):
                     return f"Device {name}"
-    for left in globs[first]:
-        for right in globs[second]:
-            if overlap(left, right):
-                return f"Devices that match {left} and {right}"
+    for left, right in islice(_related(globs[first], globs[second]), COMPARISONS):
+        if overlap(left, right):
+            return f"Devices that match {left} and {right}"
     return None
+
+
+def _related(first: list[str], second: list[str]) -> Iterator[tuple[str, str]]:
+    """Pairs that one id could match by what stands before their first wildcards."""
+    by_prefix: dict[str, list[str]] = {}
+    for glob in second:
+        by_prefix.setdefault(_literal_prefix(glob), []).append(glob)
+    prefixes = sorted(by_prefix)
+    for glob in first:
+        prefix = _literal_prefix(glob)
+        shorter = (prefix[:size] for size in range(len(prefix)))
+        for known in chain(shorter, _beginning(prefixes, prefix)):
+            for other in by_prefix.get(known, ()):
+                yield glob, other
+
+
+def _beginning(ordered: list[str], prefix: str) -> Iterator[str]:
+    """Those of the sorted texts that begin with `prefix`."""
+    for place in range(bisect_left(ordered, prefix), len(ordered)):
+        if not ordered[place].startswith(prefix):
+            return
+        yield ordered[place]
+
+
+def _literal_prefix(glob: str) -> str:
+    return re.split(r"[*?]", glob, maxsplit=1)[0]
 
 
 def overlap(left: str, right: str) -> bool:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from structlog import get_logger
+
 from otaflux_operator import metrics
 from otaflux_operator.conditions import Verdict, conditions
 from otaflux_operator.conflicts import label_conflicts
@@ -15,6 +17,8 @@ from otaflux_policy import canonical
 from otaflux_policy.contract import POLICY_LIMIT
 from otaflux_policy.groups import Group
 
+log = get_logger(__name__)
+
 
 class Groups:
     """Reconciles groups. `check(namespace)` asks for another `compare` of a namespace."""
@@ -22,7 +26,8 @@ class Groups:
     def __init__(self, ports: Ports, check: Callable[[str], None]) -> None:
         self._ports = ports
         self._check = check
-        self._published: dict[Key, Verdict] = {}
+        self._published: dict[Key, tuple[int, Verdict]] = {}
+        """What became of which generation."""
 
     async def reconcile(self, key: Key) -> None:
         """Publishes one group, or withdraws it. Raises Conflict and Unavailable."""
@@ -42,7 +47,7 @@ class Groups:
             return
         content = canonical.seal(_content(group))
         if len(canonical.dumps(content).encode()) > POLICY_LIMIT:
-            self._published[key] = Verdict(
+            ready = Verdict(
                 ConditionType.READY,
                 False,
                 Reason.POLICY_TOO_LARGE,
@@ -59,9 +64,8 @@ class Groups:
                     version=published.version if published is not None else None,
                 )
                 metrics.POLICY_WRITES.labels(key.kind, "published").inc()
-            self._published[key] = Verdict(
-                ConditionType.READY, True, Reason.PUBLISHED, "The group is published."
-            )
+            ready = Verdict(ConditionType.READY, True, Reason.PUBLISHED, "The group is published.")
+        self._published[key] = group.metadata.generation, ready
         self._check(key.namespace)
 
     async def compare(self, namespace: str) -> None:
@@ -80,9 +84,9 @@ class Groups:
 
     async def _write(self, group: DeviceGroup, conflict: str) -> None:
         key = Key(Kind.GROUP, group.metadata.namespace, group.metadata.name)
-        ready = self._published.get(key)
-        if ready is None:
-            return
+        published, ready = self._published.get(key, (None, None))
+        if ready is None or published != group.metadata.generation:
+            return  # its own reconciliation asks for another comparison
         differing = (
             Verdict(ConditionType.LABEL_CONFLICT, True, Reason.LABEL_CONFLICT, conflict)
             if conflict
@@ -109,6 +113,7 @@ class Groups:
     async def _refuse(self, key: Key, problem: Malformed) -> None:
         before = problem.status
         if not isinstance(before, GroupStatus):
+            log.error("neither spec nor status can be read", object=str(key), why=str(problem))
             return
         verdict = Verdict(ConditionType.READY, False, Reason.INVALID_SPEC, str(problem))
         now = datetime.now(UTC)

@@ -32,11 +32,12 @@ class Handover:
         async with self._lock:
             there = await self._entries.names()
             wanted = await self._publications.entries() | in_use()
-            if stale := there - wanted:
-                await self._entries.remove(sorted(stale))
+            # Before the removal: who needs one again meanwhile waits, and writes it anew.
             self._written = {
                 name: access for name, access in self._written.items() if name in wanted
             }
+            if stale := there - wanted:
+                await self._entries.remove(sorted(stale))
             for name, access in self._written.items():
                 if name not in there:
                     await self._entries.add(name, access)

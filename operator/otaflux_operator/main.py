@@ -1,7 +1,6 @@
 """`otaflux-operator`: settings, logging, metrics, and the operator until a signal ends it."""
 
 import asyncio
-import logging
 import signal
 import sys
 
@@ -9,6 +8,7 @@ import structlog
 from prometheus_client import REGISTRY
 
 from otaflux_operator.kubernetes.running import KubernetesOperator
+from otaflux_operator.logs import log_to_stderr
 from otaflux_operator.probes import Probes
 from otaflux_operator.settings import Settings
 
@@ -16,7 +16,7 @@ from otaflux_operator.settings import Settings
 def main() -> None:
     """Runs until SIGTERM or SIGINT; exits with 1 where it cannot go on."""
     settings = Settings()
-    _log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level)
     sys.exit(asyncio.run(run(settings)))
 
 
@@ -44,21 +44,6 @@ async def run(settings: Settings) -> int:
         ended.cancel()
     log.info("operator stopped")
     return 0
-
-
-def _log_to_stderr(level: str) -> None:
-    number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
-    human = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 if __name__ == "__main__":

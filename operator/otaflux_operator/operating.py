@@ -12,6 +12,7 @@ from otaflux_operator import metrics
 from otaflux_operator.answers import Answers
 from otaflux_operator.grouping import Groups
 from otaflux_operator.handover import Handover
+from otaflux_operator.logs import place
 from otaflux_operator.ports import Conflict, Key, Kind, Ports, Unavailable
 from otaflux_operator.queues import Backoff, KeyedQueue, work
 from otaflux_operator.reconciling import Rollouts
@@ -49,7 +50,10 @@ class Operator:
         self._backoff: Backoff[Key | str] = Backoff(
             self._timing.error_first, self._timing.error_most
         )
+        self._told: dict[Key | str, str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.trouble = ""
+        """Why the last sweep failed; empty where it did not."""
         self.swept_at: float | None = None
         """When all that exists was last compared with all that is published (`time.monotonic`)."""
 
@@ -104,7 +108,7 @@ class Operator:
             queue.put(subject, self._backoff.next(subject) / 10)
             return "conflict"
         except Unavailable as error:
-            log.warning("not reconciled", object=str(subject), why=str(error))
+            self._tell(subject, str(error))
             queue.put(subject, self._backoff.next(subject))
             return "unavailable"
         except Exception as error:
@@ -114,12 +118,23 @@ class Operator:
                 "reconciliation failed",
                 object=str(subject),
                 error=type(error).__name__,
-                where=_where(error),
+                where=place(error.__traceback__),
             )
             queue.put(subject, self._backoff.next(subject))
             return "error"
         self._backoff.reset(subject)
+        self._told.pop(subject, None)
         return "done"
+
+    def _tell(self, subject: Key | str, why: str) -> None:
+        """Once per object and reason, as it is tried again and again; each time for a sweep."""
+        if subject == _SWEEP:
+            self.trouble = why
+        elif self._told.get(subject) == why:
+            return
+        else:
+            self._told[subject] = why
+        log.warning("not reconciled", object=str(subject), why=why)
 
     async def _sweep(self, _: str) -> None:
         """Everything at the start; then, and after lost marks, what is orphaned or missing."""
@@ -131,13 +146,5 @@ class Operator:
         if self.swept_at is not None:
             # Not at the start: what is in use is known once everything was looked at.
             await self._handover.prune(self._resolver.entries)
-        self.swept_at = time.monotonic()
+        self.swept_at, self.trouble = time.monotonic(), ""
         self._sweeps.put(_SWEEP, self._timing.sweep_every)
-
-
-def _where(error: BaseException) -> str:
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        place, trace = f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}", trace.tb_next
-    return place

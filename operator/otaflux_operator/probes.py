@@ -58,8 +58,10 @@ class Probes:
         swept = operator.swept_at if operator is not None else None
         silent = time.monotonic() - (swept if swept is not None else self._started)
         if silent > STALE:
+            why = (operator.trouble if operator is not None else "") or "it does not answer"
             return web.Response(
-                status=503, text=f"The API server was not reached for {silent:.0f} s.\n"
+                status=503,
+                text=f"The API server was of no use for {silent:.0f} s: {why}.\n",
             )
         return web.Response(text="ok\n")
 

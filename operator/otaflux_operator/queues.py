@@ -7,6 +7,7 @@ from random import random
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+_SLACK = 64
 
 
 class KeyedQueue(Generic[K]):
@@ -83,6 +84,10 @@ class KeyedQueue(Generic[K]):
 
     def _push(self, due: float, key: K) -> None:
         self._count += 1
+        if len(self._heap) > 2 * len(self._due) + _SLACK:
+            # Overtaken entries leave by themselves only once they are due, which may be in hours.
+            self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
         heapq.heappush(self._heap, (due, self._count, key))
 
     def _head(self) -> float | None:

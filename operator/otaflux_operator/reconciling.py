@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from structlog import get_logger
+
 from otaflux_operator import metrics
 from otaflux_operator.answers import Answers
 from otaflux_operator.conditions import Verdict, conditions
@@ -20,6 +22,8 @@ from otaflux_operator.resources import (
 from otaflux_operator.telling import notices
 from otaflux_operator.timing import Timing
 from otaflux_policy.contract import Policy
+
+log = get_logger(__name__)
 
 
 class Rollouts:
@@ -114,6 +118,7 @@ class Rollouts:
         """The spec cannot be read: say so; what is published stays."""
         before = problem.status
         if not isinstance(before, RolloutStatus):
+            log.error("neither spec nor status can be read", object=str(key), why=str(problem))
             return
         now = datetime.now(UTC)
         verdicts = [

@@ -62,7 +62,11 @@ def _loads(kind: type[Published], text: str, namespace: str, name: str) -> Publi
         ) from None
     except (ValueError, RecursionError):
         raise InvalidPolicy(f"the {word} is not JSON") from None
-    if published.revision != revision(published):
+    try:
+        named = revision(published)
+    except rfc8785.CanonicalizationError:
+        raise InvalidPolicy(f"the {word} has a number or text without a canonical form") from None
+    if published.revision != named:
         raise InvalidPolicy(f"the {word}'s revision is not that of its content")
     if (published.namespace, published.name) != (namespace, name):
         raise InvalidPolicy(f"the {word} belongs to another object than the one that holds it")

@@ -131,8 +131,8 @@ def _judge(
                 return policy.stable, DecisionReason.ROLLING_BACK
             return None, DecisionReason.CONCURRENCY_LIMIT
     elif ring is not None and ring.open and policy.target is not None:
-        return _judge_open(policy, policy.target, ring, device, state, evidence, now)
-    return _judge_closed(policy, device, now), DecisionReason.RING_CLOSED
+        return _judge_open(policy, policy.target, ring, device, attempt, evidence, now)
+    return _judge_closed(policy, device, attempt, now), DecisionReason.RING_CLOSED
 
 
 def _judge_open(
@@ -140,35 +140,55 @@ def _judge_open(
     target: Release,
     ring: Ring,
     device: Device,
-    state: AttemptState | None,
+    attempt: Attempt | None,
     evidence: Evidence,
     now: datetime,
 ) -> Verdict:
+    state = attempt.state if attempt else None
     if (
         policy.downgrade is Downgrade.FORBID
         and versions.compare(device.version, target.version) == 1
     ):
         return None, DecisionReason.DOWNGRADE_FORBIDDEN
     if policy.name in evidence.tripped:
-        release = None if state in IN_FLIGHT else _judge_closed(policy, device, now)
+        release = None if state in IN_FLIGHT else _judge_held_back(policy, device, attempt, now)
         return release, DecisionReason.BREAKER_OPEN
     if state in IN_FLIGHT:
         return target, DecisionReason.OFFERED
     if not is_open(policy.windows, now):
         return None, DecisionReason.OUTSIDE_WINDOW
     if not _has_slot(policy, ring, state, evidence):
-        return _judge_closed(policy, device, now), DecisionReason.CONCURRENCY_LIMIT
+        held_back = _judge_held_back(policy, device, attempt, now)
+        return held_back, DecisionReason.CONCURRENCY_LIMIT
     return target, DecisionReason.OFFERED
 
 
-def _judge_closed(policy: Policy, device: Device, now: datetime) -> Release | None:
+def _judge_held_back(
+    policy: Policy, device: Device, attempt: Attempt | None, now: datetime
+) -> Release | None:
+    """As in a closed ring; but where the target is the stable release by now, not that either."""
+    release = _judge_closed(policy, device, attempt, now)
+    if release is None or policy.target is None or release.digest == policy.target.digest:
+        return None
+    return release
+
+
+def _judge_closed(
+    policy: Policy, device: Device, attempt: Attempt | None, now: datetime
+) -> Release | None:
     """The stable release, unless the device runs something newer or of unknown order."""
     stable = policy.stable
     if stable is None or not is_open(policy.windows, now):
         return None
     if device.version is None:
-        newer = policy.target is not None and device.digest == policy.target.digest
-        return None if newer and device.digest != stable.digest else stable
+        if device.digest == stable.digest:
+            return stable
+        newer = {known.digest for known in policy.rollback_from}
+        if policy.target is not None:
+            newer.add(policy.target.digest)
+        # Its first byte of the target is in: it may run that by now.
+        touched = attempt is not None and attempt.touched
+        return None if device.digest in newer or touched else stable
     order = versions.compare(device.version, stable.version)
     return stable if order is not None and order <= 0 else None
 

@@ -56,8 +56,18 @@ class DeviceSelector(ContractModel):
 
 @lru_cache(maxsize=4096)
 def _compiled(glob: str) -> re.Pattern[str]:
-    special = {"*": ".*", "?": "."}
-    return re.compile("".join(special.get(char) or re.escape(char) for char in glob), re.DOTALL)
+    first, *others = (_literal(part) for part in re.split(r"\*+", glob))
+    if not others:
+        return re.compile(first, re.DOTALL)
+    *inner, last = others
+    # Atomic: the first place at which a part fits is as good as any later one, so none is tried
+    # again. Otherwise a few stars and a long id take for ever.
+    middle = "".join(f"(?>.*?{part})" for part in inner)
+    return re.compile(f"{first}{middle}.*{last}", re.DOTALL)
+
+
+def _literal(part: str) -> str:
+    return "".join("." if char == "?" else re.escape(char) for char in part)
 
 
 def is_glob(name: str) -> bool:

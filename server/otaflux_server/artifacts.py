@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import AsyncIterable, Callable, Collection, Set
+from collections.abc import AsyncIterable, Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,8 @@ class ArtifactError(Exception):
 
 
 class ArtifactTooLarge(ArtifactError):
+    """It is larger than OTAFLUX_ARTIFACTS__MAX_ARTIFACT_BYTES allows."""
+
     reason = "ArtifactTooLarge"
 
 
@@ -52,10 +54,14 @@ class ArtifactMismatch(ArtifactError):
 
 
 class StorageFull(ArtifactError):
+    """It does not fit on the disk, or would leave less than OTAFLUX_ARTIFACTS__FREE_BYTES."""
+
     reason = "StorageFull"
 
 
 class StorageFailed(ArtifactError):
+    """The disk could not be written."""
+
     reason = "StorageFailed"
 
 
@@ -175,7 +181,7 @@ class ArtifactStore:
             ) from error
 
     async def _add(self, digest: str, size: int, parts: AsyncIterable[bytes]) -> StoredArtifact:
-        free = await asyncio.to_thread(lambda: shutil.disk_usage(self._incoming).free)
+        free = await self._free()
         if free - size < self._settings.free_bytes:
             raise StorageFull(
                 f"{size} bytes do not fit: {free} bytes are free on the disk, of which "
@@ -227,19 +233,28 @@ class ArtifactStore:
         }
         write_file(artifact.path.with_suffix(".json"), json.dumps(facts).encode())
 
-    async def evict(self, keep: Collection[str]) -> None:
-        """Deletes what is not in `keep`, the least recently used first, down to the limit."""
+    async def evict(self, keep: Callable[[str], bool], *, room: int = 0) -> None:
+        """Deletes what `keep` does not want, the least recently used first, down to the limit.
+
+        `room`: and until so many bytes more would fit on the disk. `keep` is asked for each digest
+        right before it goes.
+        """
         async with self._disk:
             excess = sum(artifact.size for artifact in self.all()) - self._settings.max_bytes
+            if room:
+                excess = max(excess, room + self._settings.free_bytes - await self._free())
             for artifact in self.all():
                 if excess <= 0:
                     break
-                if artifact.digest not in keep:
+                if artifact.digest in self._stored and not keep(artifact.digest):
                     del self._stored[artifact.digest]
                     self._change()
                     await asyncio.to_thread(self._delete, artifact)
                     excess -= artifact.size
                     log.info("artifact evicted", digest=artifact.digest, size=artifact.size)
+
+    async def _free(self) -> int:
+        return (await asyncio.to_thread(shutil.disk_usage, self._incoming)).free
 
     async def discard(self, digest: str) -> None:
         """Deletes an artifact whose bytes turned out to be gone or cut."""

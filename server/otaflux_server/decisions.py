@@ -67,7 +67,7 @@ class Decisions:
         else:
             matched = match(rules.policies, rules.groups, device)
         now = datetime.fromtimestamp(self._clock(), UTC)
-        decision = self._judge(matched, device, now)
+        decision = _HOLD if rules.held else judge(matched, device, self.evidence(), now)
         release = decision.release
         return Cached(
             device=device,
@@ -85,15 +85,6 @@ class Decisions:
         Without a record of attempts nobody can count, so rings with `maxConcurrent` get no slots.
         """
         return Evidence(stored=self._artifacts.digests)
-
-    def _judge(self, matched: Match | DecisionReason, device: Device, now: datetime) -> Decision:
-        if isinstance(matched, DecisionReason) and not self._usable(device.namespace):
-            return _HOLD
-        return judge(matched, device, self.evidence(), now)
-
-    def _usable(self, namespace: str) -> bool:
-        """Whether all that was published for the namespace could be read at least once."""
-        return self._policies.ready and not self._policies.is_missing_policy(namespace)
 
 
 _NEVER = float("inf")

@@ -11,10 +11,10 @@ import structlog
 
 from otaflux_server.downloads import Damaged, Send, send_artifact, send_small
 from otaflux_server.fleet import Fleet
-from otaflux_server.http import Disconnected
 from otaflux_server.protocols import Exchange, json, native
 from otaflux_server.replies import Refused, Reply, text_refusal
 from otaflux_server.requests import Receive, Request
+from otaflux_server.responses import Disconnected
 from otaflux_server.settings import NAMESPACE_PATTERN
 
 log = structlog.get_logger(__name__)

@@ -11,9 +11,10 @@ from otaflux_policy.groups import Groups
 from otaflux_policy.models import ContractModel
 from otaflux_policy.reasons import MEANINGS, DecisionReason
 from otaflux_policy.selectors import DeviceSelector
-from otaflux_server.decisions import Decisions
+from otaflux_server.decisions import Cached, Decisions
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.policies import Rules
+from otaflux_server.protocols.native import obstacle
 
 
 class Check(ContractModel):
@@ -56,6 +57,8 @@ class Explanation(ContractModel):
     """The decision for a device now, and every rule that was looked at.
 
     `seen` says whether the device polled this server; if not, nothing is known of its version.
+    `native` says whether clients of the native protocol can take the release; else they are told
+    `ArtifactUnavailable`.
     """
 
     namespace: str
@@ -71,6 +74,7 @@ class Explanation(ContractModel):
     ring: str | None
     run: int
     release: Release | None
+    native: Check
     next_change: datetime | None
     rollouts: tuple[ExplainedRollout, ...]
 
@@ -98,11 +102,18 @@ def explain(
         ring=decision.ring,
         run=decision.run,
         release=decision.release,
+        native=_native(made),
         next_change=made.next_change,
         rollouts=tuple(
             _rollout(policy, groups, device, labels, chosen) for policy in rules.policies
         ),
     )
+
+
+def _native(made: Cached) -> Check:
+    release = made.decision.release
+    why = obstacle(release, made.artifact) if release is not None else "no update"
+    return Check(holds=not why, detail=why or "they can take it")
 
 
 def _rollout(

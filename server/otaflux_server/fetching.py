@@ -119,6 +119,7 @@ class Fetcher:
             for digest in [*self._tasks]:
                 if digest not in self._wanted:
                     self._tasks.pop(digest).cancel()
+                    del self._nudges[digest]
             for digest in self._wanted:
                 if digest not in self._tasks and self._store.get(digest) is None:
                     self._begin(digest)
@@ -130,6 +131,9 @@ class Fetcher:
         }
         self._count()
 
+    def _is_wanted(self, digest: str) -> bool:
+        return digest in self._wanted
+
     def _begin(self, digest: str) -> None:
         self._nudges[digest] = asyncio.Event()
         task = asyncio.create_task(self._pull(digest, self._nudges[digest]), name=f"pull {digest}")
@@ -139,11 +143,14 @@ class Fetcher:
             if self._tasks.get(digest) is task:
                 del self._tasks[digest]
                 del self._nudges[digest]
+                # It may have turned out to be damaged before its pull had quite ended.
+                if self._running and self._is_wanted(digest) and self._store.get(digest) is None:
+                    self._begin(digest)
 
         task.add_done_callback(ended)
 
     def _evict(self) -> None:
-        task = asyncio.create_task(self._store.evict(self._wanted.keys()))
+        task = asyncio.create_task(self._store.evict(self._is_wanted))
         self._evictions.add(task)
         task.add_done_callback(self._evictions.discard)
 
@@ -179,6 +186,8 @@ class Fetcher:
             media_type=artifact.media_type, digest=artifact.digest, size=artifact.size
         )
         repository = Repository.parse(artifact.repository)
+        if artifact.size <= self._settings.max_artifact_bytes:
+            await self._store.evict(self._is_wanted, room=artifact.size)
         async with (
             self._source(artifact) as source,
             source.blob(repository, descriptor) as parts,

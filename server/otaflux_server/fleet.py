@@ -61,8 +61,13 @@ class Fleet:
         return record
 
     def notice(self, protocol: str, asking: Asking) -> DeviceRecord:
-        """Records that a device is there that does not say what it runs (a download, a report)."""
+        """Records that a device is there that does not poll (a download, a report).
+
+        What it says of itself counts only while nothing is known from a poll.
+        """
         record = self.devices.seen(asking.namespace, asking.device, protocol, self._clock())
+        if record.reason is None and (asking.version or asking.model):
+            record.device = Device(asking.namespace, asking.device, asking.model, asking.version)
         if asking.report is not None:
             record.report = asking.report
             record.reported_at = record.last_seen

@@ -7,7 +7,7 @@ Differs from uvicorn's in this (each point is a test in `tests/server/test_http.
 - head and first body chunk leave in one write, so that a client that reads once sees both;
 - header names keep the case given; there is no `date` and no `server` header;
 - a connection has deadlines (complete request, idle, stalled reader, whole response), kept by
-  `sweep`, and heads are bounded;
+  `sweep`; heads, bodies, and the requests that one read may hold, are bounded;
 - what the application can answer at once (`AtOnce`) takes no task, which costs as much as a poll;
 - after the client went away `send` raises `Disconnected`, as ASGI 2.4 says, so that nobody
   reads a file for a closed connection.
@@ -18,8 +18,8 @@ asyncio's loop and on uvloop. TLS is uvicorn's own (`Config.ssl_…`).
 
 import asyncio
 import urllib.parse
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.config import Config
@@ -31,22 +31,26 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from otaflux_server.replies import Reply
+from otaflux_server.responses import Cycle
 from otaflux_server.settings import ConnectionSettings
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, ASGISendEvent, ASGIVersions
+    from uvicorn._types import ASGI3Application, ASGIVersions
 
 AtOnce = Callable[[Any], Reply | None]
 """The complete reply to a request that needs neither its body nor to wait, from its ASGI scope;
 None: ask the application. It has no artifact."""
 
 _ASGI: "ASGIVersions" = {"version": "3.0", "spec_version": "2.4"}
-_NO_BODY = frozenset({204, 304})
-_MAX_HEADS = 1024
+_REQUESTS_PER_READ = 64
+"""Requests that are taken from one read: they are answered, or queued, before any other connection
+has its turn. No device sends more than one at a time."""
+_BODIES = 8
+"""Bytes of a body that are read though nobody wants them: so many times its limit."""
 
 
-class Disconnected(OSError):
-    """The client went away before the response was complete."""
+class _HeadTooLarge(Exception):
+    """Raised to the parser, which gives up the connection."""
 
 
 class DeviceHttpProtocol(HttpToolsProtocol):
@@ -66,7 +70,9 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._deadline: float | None = None
         self._reading_head = False
-        self._head_bytes = 0
+        self._message_bytes = 0
+        self._large_read = False
+        self._requests = 0
         self._buffered = 0
         self._stalled_since: float | None = None
 
@@ -82,23 +88,37 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + self.limits.request_seconds
 
     def data_received(self, data: bytes) -> None:
-        if not self._reading_head and self._between_requests():
+        aligned = not self._reading_head and self._between_requests()
+        if aligned:
             data = data.lstrip(b"\r\n")
             if not data:
                 return
+            self._message_bytes = 0
+        self._requests = 0
+        self._large_read = self._message_bytes + len(data) > self.limits.max_head_bytes
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             # Answered as if the client had not asked; what follows would be another protocol.
             if self.cycle is not None:
                 self.cycle.keep_alive = False
-        except httptools.HttpParserError:
-            self._refuse(400, "this is not an HTTP request")
-            return
-        if self._reading_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.limits.max_head_bytes:
-                self._refuse(431, f"the head is larger than {self.limits.max_head_bytes} bytes")
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _HeadTooLarge):
+                self._refuse_head()
+            else:
+                self._refuse(400, "this is not an HTTP request")
+        else:
+            if self._requests <= aligned:  # else the message began somewhere within
+                self._message_bytes += len(data)
+            if self._reading_head:
+                if self._message_bytes > self.limits.max_head_bytes:
+                    self._refuse_head()
+            elif self._message_bytes > self._max_message and not self._between_requests():
+                self._refuse(413, "the body is too large")
+
+    @property
+    def _max_message(self) -> int:
+        return self.limits.max_head_bytes + _BODIES * self.limits.max_body_bytes
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn always closes
         """The client sends no more, but may still read: a response under way is completed."""
@@ -115,8 +135,9 @@ class DeviceHttpProtocol(HttpToolsProtocol):
             return
         self._deadline = None
         self._reading_head = False
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is not None and (not self.cycle.response_complete or self.cycle.more_body):
             # A response is under way: it is the last one, and nothing may get between its bytes.
+            # Or it was given before the request was complete, which has no second one.
             if self.cycle.more_body:
                 self.transport.abort()
             self.cycle.keep_alive = False
@@ -128,9 +149,15 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         )
         self.transport.close()
 
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"the head is larger than {self.limits.max_head_bytes} bytes")
+
     # What the parser calls
 
     def on_message_begin(self) -> None:
+        self._requests += 1
+        if self._requests > _REQUESTS_PER_READ:
+            raise ValueError("too many requests at once")
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -150,12 +177,24 @@ class DeviceHttpProtocol(HttpToolsProtocol):
             "query_string": b"",
         }
         self._reading_head = True
-        self._head_bytes = 0
+        self._message_bytes = 0
         self._deadline = self.loop.time() + self.limits.request_seconds
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._reading_head:
+            return  # trailers are no headers
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         # uvicorn's own, but for the cycle's class, the unused WebSocket and its load limit.
         self._reading_head = False
+        if self._large_read:
+            fields = sum(len(name) + len(value) for name, value in self.headers)
+            if len(self.url) + fields > self.limits.max_head_bytes:
+                raise _HeadTooLarge
         scope = self.scope
         version = self.parser.get_http_version()
         scope["method"] = self.parser.get_method().decode("ascii")
@@ -185,6 +224,8 @@ class DeviceHttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self.cycle.response_deadline = self.loop.time() + self.limits.response_seconds
+        if self.transport.is_closing():
+            return  # the answer before was the last one (RFC 9112, section 9.6)
         if before is None or before.response_complete:
             if not self._answered_at_once(self.cycle):
                 self._start_asgi_task(self.cycle, self.app)
@@ -248,133 +289,6 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         cycle = self.cycle
         waiting = cycle is not None and (not cycle.response_complete or buffered > 0)
         return waiting and now >= cycle.response_deadline
-
-
-class _Head(NamedTuple):
-    """A response's head. `length` of the body, -1: until the connection ends."""
-
-    text: bytes
-    length: int
-    keep_alive: bool
-
-
-# Most replies of a fleet have one of a few heads.
-_heads: dict[object, _Head] = {}
-
-
-def _head(status: int, headers: Iterable[tuple[bytes, bytes]], keep_alive: bool) -> _Head:
-    parts = [STATUS_LINE[status]]
-    length = 0 if status in _NO_BODY else -1
-    has_close = False
-    for name, value in headers:
-        if b"\n" in value or b"\r" in value:
-            raise RuntimeError("a header value holds a line end")
-        lower = name.lower()
-        if lower == b"content-length":
-            length = int(value)
-        elif lower == b"connection" and b"close" in value.lower():
-            has_close = True
-        parts += (name, b": ", value, b"\r\n")
-    # No device takes a chunked body: a response without a length ends with the connection.
-    keep_alive = keep_alive and not has_close and length >= 0
-    if not keep_alive and not has_close:
-        parts.append(b"Connection: close\r\n")
-    parts.append(b"\r\n")
-    return _Head(b"".join(parts), length, keep_alive)
-
-
-class Cycle(RequestResponseCycle):
-    """One request and its response."""
-
-    response_deadline: float = float("inf")
-    running: set[asyncio.Task[None]] = set()
-    """The server's set of running requests."""
-    _head: bytes = b""
-
-    async def run_asgi(self, app: "ASGI3Application") -> None:
-        try:
-            await app(self.scope, self.receive, self.send)
-        except Disconnected:
-            pass
-        except BaseException as error:
-            self.logger.error("exception in the application", exc_info=error)
-            if self.response_started:
-                self.transport.close()
-            else:
-                await self.send_500_response()
-        else:
-            if not self.response_complete and not self.disconnected:
-                self.logger.error("the application returned without a complete response")
-                self.transport.close()
-        finally:
-            self.on_response = _nothing
-            task = asyncio.current_task()
-            if task is not None:
-                self.running.discard(task)
-
-    async def send(self, message: "ASGISendEvent") -> None:
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            raise Disconnected("the client went away")
-        if message["type"] == "http.response.start" and not self.response_started:
-            self.response_started = True
-            self.waiting_for_100_continue = False
-            self._head = self._render(message["status"], message.get("headers", ()))
-        elif message["type"] == "http.response.body" and self.response_started:
-            self._send_body(message.get("body", b""), message.get("more_body", False))
-        else:
-            raise RuntimeError(f"{message['type']} may not be sent now")
-
-    def send_at_once(self, reply: Reply) -> None:
-        """Sends a reply as a whole; nothing may wait to be written before it."""
-        self._head = self._render(reply.status, reply.headers)
-        self.response_started = True
-        self._send_body(reply.body, False)
-        self.on_response = _nothing
-
-    def _render(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        key = (status, headers, self.keep_alive) if type(headers) is tuple else None
-        head = _heads.get(key) if key is not None else None
-        if head is None:
-            head = _head(status, headers, self.keep_alive)
-            if key is not None:
-                if len(_heads) >= _MAX_HEADS:
-                    _heads.clear()
-                _heads[key] = head
-        self.chunked_encoding = False
-        self.expected_content_length = head.length
-        self.keep_alive = head.keep_alive
-        return head.text
-
-    def _send_body(self, body: bytes, more_body: bool) -> None:
-        if self.response_complete:
-            raise RuntimeError("the response is complete already")
-        if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
-            body = b""
-        elif self.expected_content_length >= 0:
-            self.expected_content_length -= len(body)
-            if self.expected_content_length < 0:
-                raise RuntimeError("the body is longer than its Content-Length")
-        head, self._head = self._head, b""
-        if head:
-            self.transport.write(head + body if body else head)
-        elif body:
-            self.transport.write(body)
-        if more_body:
-            return
-        if self.expected_content_length > 0:
-            raise RuntimeError("the body is shorter than its Content-Length")
-        self.response_complete = True
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
-
-
-def _nothing() -> None:
-    """Called when a response is complete after its request was given up."""
 
 
 def protocol_class(

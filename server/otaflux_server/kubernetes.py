@@ -43,6 +43,8 @@ class KubernetesSource:
 
     async def run(self, store: PolicyStore) -> None:
         """Feeds the store until cancelled."""
+        if self._settings.watch_namespaces:
+            store.keep_only(self._settings.watch_namespaces)
         async with ApiClient(await self._configuration(store)) as api, asyncio.TaskGroup() as group:
             collections = [
                 self._policies(store, namespace)
@@ -111,6 +113,7 @@ class KubernetesSource:
         def changed(found: KubernetesObject) -> None:
             kind, key = _identity(found)
             if kind is None:
+                _forget(store, *key)
                 return
             text = _text(found, kind)
             if text is None:
@@ -199,6 +202,14 @@ def _reject(store: PolicyStore, kind: Kind, key: Key) -> None:
         store.reject_policy(*key, why)
     else:
         store.reject_group(*key, why)
+
+
+def _forget(store: PolicyStore, namespace: str, name: str) -> None:
+    """The ConfigMap may have been ours until its label was changed; no list would show it now."""
+    for kind, _, prefix in _KINDS:
+        if name.startswith(prefix):
+            remove = store.remove_policy if kind == "policies" else store.remove_group
+            remove(namespace, name.removeprefix(prefix))
 
 
 def _decoded(data: dict[str, str]) -> dict[str, bytes]:

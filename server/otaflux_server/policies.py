@@ -17,6 +17,7 @@ from otaflux_server.policy_files import Key, Kind, PolicyFiles, is_object_name
 log = structlog.get_logger(__name__)
 
 _REMEMBERED_RUNS = 10_000
+_MAX_WHY = 500
 Item = TypeVar("Item")
 
 
@@ -29,11 +30,16 @@ class PolicySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides over the devices of one namespace; `generation` differs after each change."""
+    """What decides over the devices of one namespace; `generation` differs after each change.
+
+    `held`: nothing may be offered, because something that was published here could never be read,
+    and so nobody knows whom it would have kept back; or because nothing was read at all yet.
+    """
 
     generation: int
     policies: tuple[Policy, ...]
     groups: Groups
+    held: bool = False
 
 
 class PolicyStore:
@@ -49,12 +55,14 @@ class PolicyStore:
         self._policies: dict[str, dict[str, Policy]] = {}
         self._groups: dict[str, dict[str, Group]] = {}
         self._rejected: dict[tuple[Kind, Key], str] = {}
+        self._unread: frozenset[str] = frozenset()
         self._runs: dict[Key, int] = {}
         self._generation = 0
         self._rules: dict[str, Rules] = {}
         self._watchers: list[Callable[[], None]] = []
         self._batching = False
         self._changed = False
+        self._state_changed = False
         self._loaded = False
         self._synced = False
         self._ever_synced = False
@@ -73,6 +81,7 @@ class PolicyStore:
             for key, text in saved.groups.items():
                 self.apply_group(*key, text)
         self._loaded = saved.synced or any(self._policies.values())
+        self._rules.clear()
         log.info("last known policies loaded", policies=len(self.policies()), ready=self.ready)
 
     # What is asked
@@ -81,12 +90,14 @@ class PolicyStore:
         """What decides over this namespace's devices."""
         rules = self._rules.get(namespace)
         if rules is None:
-            if namespace not in self._policies and namespace not in self._groups:
-                return _NO_RULES
+            known = namespace in self._policies or namespace in self._groups
+            if not known and namespace not in self._unread:
+                return _NO_RULES if self.ready else _NOTHING_READ
             policies = sorted(self._policies.get(namespace, {}).values(), key=precedence)
             groups = Groups(self._groups.get(namespace, {}).values())
             self._generation += 1
-            rules = Rules(self._generation, tuple(policies), groups)
+            held = not self.ready or namespace in self._unread
+            rules = Rules(self._generation, tuple(policies), groups, held)
             self._rules[namespace] = rules
         return rules
 
@@ -105,13 +116,6 @@ class PolicyStore:
     def rejected(self, namespace: str, name: str) -> str:
         """Why the published policy is not in use; empty where it is."""
         return self._rejected.get(("policies", (namespace, name)), "")
-
-    def is_missing_policy(self, namespace: str) -> bool:
-        """Whether a rollout of the namespace has a policy that was never fit for use."""
-        return any(
-            kind == "policies" and key[0] == namespace and self.policy(*key) is None
-            for kind, key in self._rejected
-        )
 
     def rejections(self) -> Mapping[tuple[Kind, Key], str]:
         """All that is refused now, and why."""
@@ -215,15 +219,22 @@ class PolicyStore:
                 self.apply_group(*key, text)
             for key, text in policies.items():
                 self.apply_policy(*key, text)
-            for key in self._known("policies", self._policies, namespaces):
+            for key in self._known("policies", namespaces):
                 if ("policies", key) not in kept:
                     self.remove_policy(*key)
-            for key in self._known("groups", self._groups, namespaces):
+            for key in self._known("groups", namespaces):
                 if ("groups", key) not in kept:
                     self.remove_group(*key)
 
+    def keep_only(self, namespaces: Collection[str]) -> None:
+        """Removes what is in use of all other namespaces: no source tells of them any more."""
+        known = {*self._policies, *self._groups, *(key[0] for _, key in self._rejected)}
+        self.replace({}, {}, namespaces=known.difference(namespaces))
+
     def connected(self) -> None:
         """The source has given all it has and follows it from now on."""
+        if not self.ready:
+            self._rules.clear()
         if self._disconnected:
             log.info("policies are current")
         self._disconnected = ""
@@ -243,27 +254,40 @@ class PolicyStore:
 
     # Inside
 
-    def _known(
-        self,
-        kind: Kind,
-        found: Mapping[str, Mapping[str, object]],
-        namespaces: Collection[str] | None,
-    ) -> Iterable[Key]:
+    def _known(self, kind: Kind, namespaces: Collection[str] | None) -> Iterable[Key]:
+        found = self._in_use(kind)
         keys = {(namespace, name) for namespace, names in found.items() for name in names}
         keys |= {key for rejected, key in self._rejected if rejected == kind}
         return [key for key in keys if namespaces is None or key[0] in namespaces]
 
     def _reject(self, kind: Kind, key: Key, why: str) -> bool:
+        why = why[:_MAX_WHY]  # it may quote a name of any length
         if self._rejected.get((kind, key)) != why:
             log.error("published object refused", kind=kind, namespace=key[0], name=key[1], why=why)
             self._metrics.policies_rejected.labels(kind).inc()
         self._rejected[kind, key] = why
-        self._metrics.rejected.set(len(self._rejected))
+        self._count_rejected()
         return False
 
     def _accept(self, kind: Kind, key: Key) -> None:
-        self._rejected.pop((kind, key), None)
+        if self._rejected.pop((kind, key), None) is not None:
+            self._count_rejected()
+
+    def _count_rejected(self) -> None:
         self._metrics.rejected.set(len(self._rejected))
+        unread = frozenset(
+            namespace
+            for kind, (namespace, name) in self._rejected
+            if name not in self._in_use(kind).get(namespace, {})
+        )
+        for namespace in unread ^ self._unread:
+            self._rules.pop(namespace, None)
+        for namespace in unread - self._unread:
+            log.error("nothing is offered in the namespace until all can be read", name=namespace)
+        self._unread = unread
+
+    def _in_use(self, kind: Kind) -> Mapping[str, Mapping[str, object]]:
+        return self._policies if kind == "policies" else self._groups
 
     def _remove(
         self, kind: Kind, found: dict[str, dict[str, Item]], namespace: str, name: str
@@ -292,7 +316,8 @@ class PolicyStore:
         self._save_state()
 
     def _save_state(self) -> None:
-        if self._files is not None:
+        self._state_changed = self._batching
+        if self._files is not None and not self._batching:
             self._files.save_state(self._runs, self._ever_synced)
 
     def _change(self, namespace: str) -> None:
@@ -322,10 +347,13 @@ class _Batch:
 
     def __exit__(self, *_: object) -> None:
         self._store._batching = False
+        if self._store._state_changed:
+            self._store._save_state()
         self._store._announce()
 
 
 _NO_RULES = Rules(0, (), Groups())
+_NOTHING_READ = Rules(-1, (), Groups(), held=True)
 
 
 def _check_sequence(policy: Policy, current: Policy | None) -> None:

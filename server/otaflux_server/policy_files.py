@@ -82,7 +82,7 @@ class PolicyFiles:
         """Why the last write failed; empty when it did not."""
 
     def load(self) -> Saved:
-        """What earlier runs saved. A file that cannot be read is logged and left out."""
+        """What earlier runs saved; a file that cannot be read counts as one of no content."""
         saved = Saved(policies=dict(self._texts("policies")), groups=dict(self._texts("groups")))
         state = self._directory / "policies.json"
         try:
@@ -102,10 +102,12 @@ class PolicyFiles:
         for leftover in root.glob("*/.*.tmp"):
             leftover.unlink(missing_ok=True)
         for path in sorted(root.glob("*/*.json")):
+            text = ""  # known to have been there, so that nobody does as if it had not
             try:
-                yield (path.parent.name, path.stem), path.read_text()
+                text = path.read_text()
             except (OSError, ValueError) as error:
                 log.warning("saved policy unreadable", path=str(path), error=str(error))
+            yield (path.parent.name, path.stem), text
 
     def save(self, kind: Kind, key: Key, text: str) -> None:
         """Saves a policy or group soon."""
@@ -135,16 +137,14 @@ class PolicyFiles:
             except asyncio.CancelledError:
                 # The thread goes on: what is written after this must come after it.
                 await asyncio.wait([writing])
-                if writing.exception() is not None:
-                    self._pending = batch | self._pending
+                self._again(*writing.result())
                 raise
-            except OSError as error:
-                self._failed(error)
-                self._pending = batch | self._pending
+            unsaved, self.failure = writing.result()
+            if unsaved:
+                self._again(unsaved, self.failure)
                 await asyncio.sleep(_WRITE_RETRY_SECONDS)
                 self._wake.set()
                 continue
-            self.failure = ""
             if not self._pending:
                 self._idle.set()
 
@@ -154,15 +154,14 @@ class PolicyFiles:
 
     def close(self) -> None:
         """Writes what is still pending; for the time after `run` was cancelled."""
-        try:
-            self._write(self._pending)
-        except OSError as error:
-            self._failed(error)
+        self._again(*self._write(self._pending))
         self._pending = {}
 
-    def _failed(self, error: OSError) -> None:
-        self.failure = error.strerror or type(error).__name__
-        log.error("policies not saved: a restart would serve older ones", error=self.failure)
+    def _again(self, unsaved: Mapping[Path, bytes | None], failure: str) -> None:
+        self.failure = failure
+        self._pending = {**unsaved, **self._pending}
+        if failure:
+            log.error("policies not saved: a restart would serve older ones", error=failure)
 
     def _put(self, path: Path, content: bytes | None) -> None:
         self._pending[path] = content
@@ -174,9 +173,16 @@ class PolicyFiles:
         return self._directory / kind / namespace / f"{name}.json"
 
     @staticmethod
-    def _write(batch: Mapping[Path, bytes | None]) -> None:
+    def _write(batch: Mapping[Path, bytes | None]) -> tuple[dict[Path, bytes | None], str]:
+        """What could not be written, and why."""
+        unsaved, failure = {}, ""
         for path, content in batch.items():
-            if content is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_file(path, content)
+            try:
+                if content is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    write_file(path, content)
+            except OSError as error:
+                unsaved[path] = content
+                failure = error.strerror or type(error).__name__
+        return unsaved, failure

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from otaflux_policy.devices import InvalidDeviceId, device_id
-from otaflux_server.http import Disconnected
 from otaflux_server.replies import Refused
+from otaflux_server.responses import Disconnected
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 

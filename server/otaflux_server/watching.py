@@ -56,27 +56,41 @@ class Collection:
 async def follow(api: ApiClient, collection: Collection, *, idle_seconds: float) -> None:
     """Follows the collection until cancelled.
 
-    Whatever fails, a list follows, after a pause that doubles from 0.1–0.2 to 2.5–5 s. A watch
-    on which nothing comes for `idle_seconds` is given up: the API server sends bookmarks each
-    minute, so the connection is dead.
+    Whatever fails, a list follows, after a pause that doubles from 0.1–0.2 to 2.5–5 s until a
+    watch lasted for longer than that. A watch on which nothing comes for `idle_seconds` is given
+    up: the API server sends bookmarks each minute, so the connection is dead.
     """
+    loop = asyncio.get_running_loop()
     attempt = 0
+    began = loop.time()
     while True:
         try:
             objects, version = await _list(api, collection)
             collection.listed(objects)
-            attempt = 0
             while True:
+                began = loop.time()
                 version = await _watch(api, collection, version, idle_seconds)
+                if loop.time() - began < _MAX_BACKOFF_SECONDS:
+                    await asyncio.sleep(_pause(attempt))
+                    attempt += 1
+                else:
+                    attempt = 0
         except WatchExpired:
             log.info("watch expired, listing again", path=collection.path)
         except WatchLost as error:
             collection.lost(str(error))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             collection.lost(f"the API server is unreachable ({type(error).__name__})")
-        longest = min(_BACKOFF_SECONDS * 2 ** min(attempt, 10), _MAX_BACKOFF_SECONDS)
-        await asyncio.sleep(longest * random.uniform(0.5, 1.0))
+        if loop.time() - began > _MAX_BACKOFF_SECONDS:
+            attempt = 0
+        await asyncio.sleep(_pause(attempt))
         attempt += 1
+        began = loop.time()
+
+
+def _pause(attempt: int) -> float:
+    longest: float = min(_BACKOFF_SECONDS * 2 ** min(attempt, 10), _MAX_BACKOFF_SECONDS)
+    return longest * random.uniform(0.5, 1.0)
 
 
 async def _list(api: ApiClient, collection: Collection) -> tuple[list[KubernetesObject], str]:

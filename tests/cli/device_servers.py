@@ -96,9 +96,9 @@ class DeviceServer:
 
 
 @asynccontextmanager
-async def device_server(version: str, image: bytes) -> AsyncIterator[DeviceServer]:
+async def device_server(version: str, image: bytes, port: int = 0) -> AsyncIterator[DeviceServer]:
     made = DeviceServer(version, image)
-    server = await asyncio.start_server(made.answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(made.answer, "127.0.0.1", port)
     async with server:
         made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         yield made

@@ -8,7 +8,8 @@ import otaflux_cli.standalone
 from otaflux_cli.control_plane.api_servers import ControlPlane
 from otaflux_cli.standalone.manifests import read_folder
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 FOLDERS = [EXAMPLES, *(path for path in EXAMPLES.iterdir() if path.is_dir())]
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
 
@@ -19,6 +20,14 @@ def test_our_models_accept_every_example(folder: Path) -> None:
     assert read.problems == {}
     assert read.files
     assert all(content.manifests for content in read.files.values())
+
+
+def test_our_models_accept_the_rollout_of_the_readme(tmp_path: Path) -> None:
+    _, _, rest = (ROOT / "README.md").read_text().partition("```yaml\n")
+    (tmp_path / "readme.yaml").write_text(rest.partition("```")[0])
+    read = read_folder(tmp_path)
+    assert read.problems == {}
+    assert [key.name for key in read.files["readme.yaml"].manifests] == ["thermostat", "canaries"]
 
 
 def test_what_init_writes_is_the_standalone_example() -> None:

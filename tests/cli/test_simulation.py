@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from otaflux_cli.control_plane.processes import free_port
 from otaflux_cli.firmware.images import make_image
 from otaflux_cli.simulation.devices import Behaviour, Counted, DeviceState
 from otaflux_cli.simulation.exchanges import InvalidServerUrl
@@ -61,14 +62,18 @@ async def test_a_native_device_never_takes_an_older_release(server: DeviceServer
     async with Fleet(
         server.url, ["kitchen-1"], ProtocolMix.NATIVE, settings(version="2.0.0")
     ) as fleet:
-        await fleet.wait_until(lambda fleet: fleet.summary().counted[Counted.POLLS] >= 3, CEILING)
+        assert await fleet.wait_until(
+            lambda fleet: fleet.summary().counted[Counted.POLLS] >= 3, CEILING
+        )
     assert fleet.summary().by_version == {"2.0.0": 1}
 
 
 async def test_no_offer_leaves_every_device_as_it_is(server: DeviceServer) -> None:
     server.offering = False
     async with Fleet(server.url, device_ids(4), settings=settings()) as fleet:
-        await fleet.wait_until(lambda fleet: fleet.summary().counted[Counted.POLLS] >= 8, CEILING)
+        assert await fleet.wait_until(
+            lambda fleet: fleet.summary().counted[Counted.POLLS] >= 8, CEILING
+        )
     assert fleet.summary().by_state == {("1.0.0", DeviceState.IDLE): 4}
     assert fleet.summary().counted[Counted.ERRORS] == 0
 
@@ -145,13 +150,14 @@ async def test_a_namespace_is_a_prefix_of_every_request(server: DeviceServer) ->
     )
 
 
-async def test_a_server_that_is_away_is_counted_and_found_again(server: DeviceServer) -> None:
-    async with device_server("1.4.0", IMAGE) as away:
-        url = away.url
-    async with Fleet(url, device_ids(2), settings=settings()) as fleet:
-        await fleet.wait_until(lambda fleet: fleet.summary().counted[Counted.ERRORS] >= 2, CEILING)
-        assert fleet.summary().unreachable == 2
-    assert "cannot be reached" in fleet.last_error
+async def test_a_server_that_is_away_is_counted_and_found_again() -> None:
+    port = free_port()
+    async with Fleet(f"http://127.0.0.1:{port}", device_ids(2), settings=settings()) as fleet:
+        assert await fleet.wait_until(lambda fleet: fleet.summary().unreachable == 2, CEILING)
+        assert "cannot be reached" in fleet.last_error
+        async with device_server("1.4.0", IMAGE, port):
+            assert await fleet.wait_until(lambda fleet: fleet.all_run("1.4.0"), CEILING)
+        assert fleet.summary().unreachable == 0
 
 
 def test_the_seed_draws_exactly_the_share_and_the_same_devices() -> None:

@@ -17,6 +17,7 @@ from otaflux_cli.control_plane.registries import Oras, Registry
 from otaflux_cli.firmware.images import make_image
 from otaflux_cli.simulation.devices import DeviceState
 from otaflux_cli.simulation.fleets import Fleet, FleetSettings, device_ids
+from otaflux_cli.standalone.databases import Database
 from otaflux_cli.standalone.running import AlreadyRunning, Standalone, standalone
 from otaflux_oci import ImageLayout, Repository
 from otaflux_operator.ports import Kind
@@ -292,7 +293,7 @@ async def test_the_command_serves_until_it_is_told_to_end(place: Place) -> None:
         (["standalone"], 1, "--init"),
         (["standalone", "--manifests", ".", "--listen", "nowhere"], 2, "write HOST:PORT"),
         (["standalone", "--manifests", ".", "--listen", "127.0.0.1:99999"], 2, "write HOST:PORT"),
-        (["standalone", "--manifests", ".", "--listen", "192.0.2.1:0"], 1, "cannot start"),
+        (["standalone", "--manifests", ".", "--listen", "192.0.2.1:0"], 1, "--listen 192.0.2.1:0"),
         (["standalone", "--manifests", ".", "--data", "file"], 1, "file"),
         (["rollouts"], 1, "has standalone run there"),
     ],
@@ -305,6 +306,26 @@ def test_a_wrong_command_says_what_to_do(
     assert ended.returncode == code, ended.stderr
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_setting_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTAFLUX_ARTIFACTS__MAX_BYTES", "plenty")
+    ended = otaflux("standalone", "--manifests", ".", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: OTAFLUX_ARTIFACTS__MAX_BYTES: ")
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_folder_without_rollouts_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    Database(tmp_path / "data").close()
+    shown = otaflux("rollouts", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, "")
+    assert "No rollouts" in shown.stderr
+    assert json.loads(otaflux("rollouts", "-o", "json", cwd=tmp_path).stdout) == []
 
 
 def test_init_overwrites_nothing(tmp_path: Path) -> None:

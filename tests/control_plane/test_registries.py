@@ -36,8 +36,10 @@ async def test_firmware_survives_the_round_trip_and_a_restart(
             await oras("pull", "--plain-http", reference)
         await registry.start()
         assert registry.host == host
+        folder = registry.folder
         await oras("pull", "--plain-http", reference, "--output", str(tmp_path / "pulled"))
     assert (tmp_path / "pulled" / "firmware.bin").read_bytes() == FIRMWARE
+    assert not folder.exists(), "a folder of its own goes with it"
 
 
 async def test_the_shared_registry_takes_pushes(

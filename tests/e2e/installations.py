@@ -223,6 +223,11 @@ class Installation:
 
         return await eventually(look, accept)
 
+    async def observed(self, name: str = "thermostat") -> dict[str, Any]:
+        """The rollout's status once the operator has acted upon the spec as it is now."""
+        generation = (await self.rollout(name))["metadata"]["generation"]
+        return await self.reaches(lambda status: status.get("observedGeneration") == generation)
+
     async def phase(self, phase: str, version: str | None = None) -> dict[str, Any]:
         return await self.reaches(
             lambda status: (

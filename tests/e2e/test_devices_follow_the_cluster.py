@@ -92,13 +92,14 @@ async def test_a_tag_that_moves_is_followed_within_its_interval(
 async def test_an_approval_opens_the_next_ring(installation: Installation, push: Push) -> None:
     repository = await released(installation, push)
     await installation.apply(rollout(repository, "1.4.0", approvals=[approval("9.9.9")]))
+    await installation.observed()
     await installation.gets("hall-1", OLD, never=(NEW,))
     await installation.apply(rollout(repository, "1.4.0", approvals=[approval("1.4.0")]))
     await installation.gets("hall-1", NEW)
     status = await installation.phase("Completed", "1.4.0")
     assert status["stableRelease"]["version"] == "1.4.0"
     await installation.apply(rollout(repository, "1.4.0"))
-    await installation.reaches(lambda status: status["observedGeneration"] == 5)
+    await installation.observed()
     assert await installation.version("hall-1") == NEW.answer
 
 
@@ -114,9 +115,10 @@ async def test_an_approval_may_come_with_the_tag(installation: Installation, pus
 async def test_a_pause_and_its_end_reach_devices(installation: Installation, push: Push) -> None:
     repository = await released(installation, push)
     await installation.gets("kitchen-1", NEW)
+    await installation.gets("lab-1", NEW)
     await installation.apply(rollout(repository, "1.4.0", state="Paused"))
     await installation.gets("kitchen-1", 404)
-    assert await installation.firmware("kitchen-1") == 404, "a pause breaks the pin"
+    assert await installation.firmware("lab-1") == 404, "a pause breaks a pin"
     assert await installation.version("hall-1") == 404
     await installation.phase("Paused")
     await installation.apply(rollout(repository, "1.4.0", state="Active"))
@@ -131,8 +133,7 @@ async def test_an_abort_reaches_devices_and_is_not_revived(
     await installation.gets("kitchen-1", 404)
     await installation.phase("Aborted")
     await installation.apply(rollout(repository, "1.4.0", state="Active"))
-    generation = (await installation.rollout())["metadata"]["generation"]
-    await installation.reaches(lambda status: status["observedGeneration"] == generation)
+    await installation.observed()
     assert await installation.version("kitchen-1") == 404
     await installation.apply(rollout(repository, "1.4.0", retryToken="again"))
     await installation.gets("kitchen-1", NEW)

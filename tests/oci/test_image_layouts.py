@@ -192,6 +192,26 @@ async def test_broken_blobs_are_noticed(layout: ImageLayout, folder: Path, firmw
             await layout.manifest(KITCHEN, reference)
 
 
+async def test_a_disk_that_fails_is_one_of_our_errors(
+    layout: ImageLayout, folder: Path, firmware: Path
+) -> None:
+    added = layout.add(KITCHEN, firmware, version="1.4.0")
+    layer = added.layers[0]
+    for digest in (layer.digest, added.digest):
+        path = folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(RegistryError, match="cannot be read") as failed:
+        await read(layout, KITCHEN, layer)
+    assert failed.value.retryable
+    with pytest.raises(RegistryError, match="cannot be read"):
+        await layout.manifest(KITCHEN, added.digest)
+    (folder / "index.json").unlink()
+    (folder / "index.json").mkdir()
+    with pytest.raises(RegistryError, match="cannot be read"):
+        await layout.tags(KITCHEN)
+
+
 async def test_no_layout_there(layout: ImageLayout) -> None:
     with pytest.raises(NotFound, match=r"not an OCI image layout.*firmware add"):
         await layout.tags(KITCHEN)

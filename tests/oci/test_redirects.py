@@ -120,6 +120,8 @@ async def test_case_7_authorization_does_not_come_back_from_elsewhere(
         )
         assert await read(client, kitchen, LAYER) == FIRMWARE
         assert "authorization" not in detour.received[0].headers
+    back = [request for request in misbehaving.received if request.path == "/public"]
+    assert ["authorization" in request.headers for request in back] == [False]
 
 
 async def test_case_7_a_resumption_starts_at_the_registry_again(

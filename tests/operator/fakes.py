@@ -2,9 +2,12 @@
 
 import asyncio
 import copy
+import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
+
+from pydantic import ValidationError
 
 from otaflux_oci import Descriptor, Manifest, OciError, Repository, Source
 from otaflux_oci.blobs import BlobStream
@@ -221,8 +224,15 @@ def _read(content: dict[str, Any], read: Callable[..., Any], status: type[Any]) 
             uid=metadata["uid"],
             generation=metadata["generation"],
             version=metadata["resourceVersion"],
-            status=status(),
+            status=_readable(content.get("status", {}), status),
         ) from None
+
+
+def _readable(content: dict[str, Any], status: type[Any]) -> Any:
+    try:
+        return status.model_validate_json(json.dumps(content))
+    except ValidationError:
+        return None
 
 
 class _Publications(_Port):
@@ -289,6 +299,7 @@ class _Entries(_Port):
         self.cluster.credentials[name] = access
 
     async def remove(self, names: Iterable[str]) -> None:
+        await self.cluster.called("remove")
         for name in names:
             self.cluster.credentials.pop(name, None)
 

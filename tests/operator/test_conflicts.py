@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otaflux_operator import conflicts
 from otaflux_operator.conflicts import label_conflicts, overlap
 from otaflux_policy.groups import Group
 from otaflux_policy.selectors import glob_matches
@@ -41,6 +42,40 @@ def test_groups_that_share_a_device(first: list[str], second: list[str], where: 
 )
 def test_groups_that_do_not(others: Group) -> None:
     assert label_conflicts([group("a", ["kitchen-1"], ring="canary"), others]) == {}
+
+
+def test_thousands_of_globs_are_compared_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    whole = conflicts.overlap
+
+    def counted(left: str, right: str) -> bool:
+        compared.append((left, right))
+        return whole(left, right)
+
+    monkeypatch.setattr(conflicts, "overlap", counted)
+    first = [f"aa:{index:04}:*" for index in range(1000)]
+    second = [f"bb:{index:04}:*" for index in range(1000)]
+    assert label_conflicts([group("a", first, ring="x"), group("b", second, ring="y")]) == {}
+    assert compared == []
+    found = label_conflicts(
+        [group("a", first, ring="x"), group("b", [*second, "aa:05*"], ring="y")]
+    )
+    assert found["a"].startswith("Devices that match aa:0500:* and aa:05*")
+    assert compared == [("aa:0500:*", "aa:05*")]
+    compared.clear()
+    monkeypatch.setattr(conflicts, "COMPARISONS", 10)
+    first, second = [f"*a{index}" for index in range(9)], [f"*b{index}" for index in range(9)]
+    assert label_conflicts([group("a", first, ring="x"), group("b", second, ring="y")]) == {}
+    assert len(compared) == 10
+
+
+@given(st.lists(st.text("ab*?", min_size=1, max_size=4), max_size=4), st.data())
+def test_groups_conflict_exactly_where_two_of_their_names_overlap(
+    first: list[str], data: st.DataObject
+) -> None:
+    second = data.draw(st.lists(st.text("ab*?", min_size=1, max_size=4), max_size=4))
+    found = label_conflicts([group("a", first, ring="x"), group("b", second, ring="y")])
+    assert bool(found) is any(overlap(left, right) for left in first for right in second)
 
 
 GLOBS = st.text("ab*?", max_size=5)

@@ -4,36 +4,20 @@ import pytest
 
 from otaflux_operator.engine import Answer
 from otaflux_policy.contract import Release
-from tests.operator.worlds import AT_ONCE, REPOSITORY, World, found
-
-UNJUDGED = [{"name": "canary", "percent": 10}, {"name": "fleet"}]
+from tests.operator.worlds import (
+    AT_ONCE,
+    REPOSITORY,
+    UNJUDGED,
+    World,
+    aborted,
+    found,
+    taken_back,
+    under_way,
+)
 
 
 def version(release: Release | None) -> str | None:
     return release.version if release is not None else None
-
-
-def under_way() -> World:
-    """1.0.0 is stable, 1.1.0 in its first ring, as run 2."""
-    world = World()
-    world.release("1.0.0")
-    world.spec(rings=UNJUDGED)
-    world.release("1.1.0")
-    assert (world.status.run, world.open_rings()) == (2, ["canary"])
-    return world
-
-
-def aborted() -> World:
-    world = under_way()
-    world.spec(state="Aborted")
-    world.settle()
-    return world
-
-
-def taken_back() -> World:
-    world = under_way()
-    world.release("1.0.0")
-    return world
 
 
 def test_an_abort_ends_the_run_at_once() -> None:
@@ -269,73 +253,49 @@ def test_the_first_release_has_nothing_to_go_back_to() -> None:
     assert not world.policy.rolling_back
 
 
-@pytest.mark.parametrize("lost", ["status", "release"])
-def test_a_stop_between_the_two_writes_loses_nothing(lost: str) -> None:
-    """The policy is published, the status is not: the next look goes on from the policy."""
-    world = under_way()
-    before = world.manifest["status"]
-    if lost == "release":
-        world.tag("1.2.0")
-        world.look()
-        world.serve()
-        before = world.manifest["status"]
-        world.look()
-    else:
-        world.spec(approvals=[{"ring": "fleet", "release": "1.1.0", "effect": "Override"}])
-        world.look()
-        world.spec(approvals=[])
-    policy = world.policy
-    world.manifest["status"] = before
-    world.look()
-    assert world.policy.revision == policy.revision
-    assert world.status.run == policy.run
-    assert [ring.name for ring in policy.rings if ring.open] == world.open_rings()
+@pytest.mark.parametrize("make", [aborted, taken_back])
+@pytest.mark.parametrize("limit", [0, 1])
+def test_what_may_not_run_again_outlives_the_history(make: object, limit: int) -> None:
+    world: World = make()  # type: ignore[operator]  # one of the functions above
+    world.spec(state="Active", historyLimit=limit, rings=[{"name": "fleet", **AT_ONCE}])
+    for minor in (2, 3):
+        world.release(f"1.{minor}.0")
+    assert (2, "1.1.0") in [entry[:2] for entry in world.history()]
+    assert len(world.history()) == limit + 1
+    world.spec(rings=UNJUDGED)
+    # Content that failed is refused by what it is, whatever it is called.
+    world.release("1.4.0", content="1.1.0")
+    assert version(world.policy.target) == "1.3.0"
+    assert world.reason("Stalled") == "True/ReleaseFailedBefore"
+    world.spec(retryToken="again")
+    world.settle()
+    assert version(world.policy.target) == "1.4.0"
 
 
-def test_a_stop_while_going_back_loses_nothing() -> None:
-    world = under_way()
-    before = world.manifest["status"]
-    world.tag("1.0.0")
-    world.look()
-    policy = world.policy
-    world.manifest["status"] = before
+def test_the_history_is_bounded_whatever_may_not_run_again() -> None:
+    world = World(rings=UNJUDGED, historyLimit=1)
+    for minor in range(60):
+        world.spec(state="Active")
+        world.release(f"1.{minor}.0")
+        world.spec(state="Aborted")
+        world.settle()
+    assert len(world.history()) == 50
+    assert world.history()[0] == (60, "1.59.0", "Aborted")
+
+
+def test_the_next_release_after_an_abort_is_not_stalled_before_it_is_known() -> None:
+    world = aborted()
+    world.spec(state="Active", artifact={"repository": REPOSITORY, "tag": "1.2.0"})
     world.resolves(None)
     world.look()
-    assert world.policy.revision == policy.revision
-    assert (world.status.phase, world.status.run) == ("RollingBack", 3)
-
-
-@pytest.mark.parametrize("make", [under_way, aborted, taken_back])
-def test_a_lost_status_is_made_up_from_the_policy(make: object) -> None:
-    world: World = make()  # type: ignore[operator]  # one of the functions above
-    policy, phase = world.policy, world.status.phase
-    world.manifest["status"] = {}
+    assert world.reason("Stalled") == "False/NotStalled"
+    assert world.reason("Reconciling") == "True/Resolving"
+    world.resolves(found("1.1.0"))
     world.settle()
-    assert world.policy.revision == policy.revision
-    assert (world.status.run, world.status.phase) == (policy.run, phase)
-
-
-def test_a_lost_status_is_no_retry() -> None:
-    world = under_way()
-    world.spec(retryToken="used")
-    world.settle()
-    world.spec(state="Aborted")
-    world.settle()
-    world.spec(state="Active")
-    world.manifest["status"] = {}
-    world.settle()
-    assert (world.status.phase, world.status.run) == ("Aborted", 2)
-
-
-@pytest.mark.parametrize("make", [under_way, aborted, taken_back])
-def test_a_lost_policy_is_made_up_from_the_status(make: object) -> None:
-    world: World = make()  # type: ignore[operator]  # one of the functions above
-    policy = world.policy
-    world.published, world.owner = None, ""
+    assert world.reason("Stalled") == "True/Aborted"
     world.resolves(None)
     world.look()
-    same = {"sequence": 0, "revision": ""}
-    assert world.policy.model_dump() | same == policy.model_dump() | same
+    assert world.reason("Stalled") == "True/Aborted", "a restart of the operator"
 
 
 def test_credentials_follow_the_registry_of_an_artifact() -> None:

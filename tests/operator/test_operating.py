@@ -6,9 +6,13 @@ from functools import partial
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from otaflux_oci import RegistryUnreachable, Unauthorized
+from otaflux_operator.grouping import Groups
+from otaflux_operator.handover import Handover
 from otaflux_operator.ports import Conflict, Key, Kind, Unavailable
+from otaflux_policy.credentials import RegistryAccess
 from otaflux_policy.groups import Group
 from tests.operator.fakes import (
     QUICK,
@@ -330,3 +334,54 @@ async def test_marks_from_another_thread_are_seen() -> None:
         cluster.edit(key, priority=5)
         await asyncio.to_thread(operator.mark_from_thread, key)
         await eventually(lambda: (p := cluster.policy(key)) is not None and p.priority == 5)
+
+
+async def test_a_group_is_not_called_published_before_it_is() -> None:
+    cluster, key = Cluster(), Key(Kind.GROUP, "home", "lab")
+    cluster.put(key, group_manifest(["lab-1"], site="berlin"))
+    groups = Groups(cluster.ports, lambda _: None)
+    await groups.reconcile(key)
+    cluster.edit(key, names=["lab-2"])
+    await groups.compare("home")
+    assert cluster.status(key) == {}, "what was published is another generation"
+    await groups.reconcile(key)
+    await groups.compare("home")
+    assert cluster.condition(key, "Ready")["status"] == "True"
+    assert cluster.status(key)["observedGeneration"] == 2
+
+
+async def test_a_status_that_cannot_be_read_is_said() -> None:
+    cluster, key = with_rollout()
+    cluster.objects[key]["status"] = {"phase": "Novel"}
+    with capture_logs() as lines:
+        async with running(cluster):
+            await eventually(lambda: any(line["log_level"] == "error" for line in lines))
+    line = next(line for line in lines if line["log_level"] == "error")
+    assert "status.phase" in line["why"]
+    assert line["object"] == str(key)
+
+
+async def test_an_outage_is_told_once_per_object() -> None:
+    cluster, key = with_rollout()
+    cluster.troubles["rollout"] = [
+        Unavailable(why) for why in ("no route", "other") for _ in range(5)
+    ]
+    with capture_logs() as lines:
+        async with running(cluster):
+            await eventually(lambda: completed(cluster, key))
+    told = [line["why"] for line in lines if line["event"] == "not reconciled"]
+    assert told == ["no route", "other"]
+
+
+async def test_an_entry_that_is_needed_again_while_it_is_removed_is_there() -> None:
+    cluster, access = Cluster(), RegistryAccess(username="robot", password="x")
+    handover = Handover(cluster.ports.entries, cluster.ports.publications)
+    await handover.ensure("entry", access)
+    cluster.held["remove"] = asyncio.Event()
+    pruning = asyncio.create_task(handover.prune(set))
+    await eventually(lambda: "remove" in cluster.calls)
+    needing = asyncio.create_task(handover.ensure("entry", access))
+    await asyncio.sleep(0)
+    cluster.held["remove"].set()
+    await asyncio.gather(pruning, needing)
+    assert cluster.credentials == {"entry": access}

@@ -40,7 +40,10 @@ async def test_health_is_that_the_api_server_was_reached_lately(
         assert (await get(server, "/healthz")).status_code == 503
         monkeypatch.setattr(probes, "STALE", 300.0)
         probed.operator.swept_at = time.monotonic() - 1000
-        assert (await get(server, "/healthz")).status_code == 503
+        probed.operator.trouble = "apply the CRDs"
+        response = await get(server, "/healthz")
+        assert response.status_code == 503
+        assert "apply the CRDs" in response.text
         probed.operator.swept_at = time.monotonic()
         assert (await get(server, "/healthz")).status_code == 200
 

@@ -52,6 +52,16 @@ async def test_what_is_due_later_wakes_a_waiting_worker() -> None:
     assert await taking == "soon"
 
 
+async def test_what_was_overtaken_does_not_pile_up() -> None:
+    queue: KeyedQueue[str] = KeyedQueue()
+    for _ in range(1000):
+        queue.put("a", 3600)
+        queue.put("a")
+        assert await queue.take() == "a"
+        queue.done("a")
+    assert len(queue._heap) < 100  # what is held has no other sign
+
+
 async def test_beyond_its_capacity_it_says_that_keys_were_lost() -> None:
     queue: KeyedQueue[str] = KeyedQueue(capacity=1)
     queue.put("a")

@@ -109,12 +109,11 @@ def test_defaults_written_out_are_supported() -> None:
     assert world.status.phase == "Completed"
 
 
-def test_a_policy_that_is_too_large_is_not_published_but_a_pause_is() -> None:
-    world = World()
-    world.release("1.0.0")
+def oversized() -> list[dict[str, object]]:
+    """Rings whose policy no ConfigMap holds."""
     names = [f"{index:03}" + "x" * 120 for index in range(100)]
     values = [f"{index:02}" + "y" * 120 for index in range(50)]
-    rings = [
+    return [
         {
             "name": f"ring-{index}",
             "deviceSelector": {
@@ -124,8 +123,14 @@ def test_a_policy_that_is_too_large_is_not_published_but_a_pause_is() -> None:
                 ],
             },
         }
-        for index in range(20)
+        for index in range(19)
     ]
+
+
+def test_a_policy_that_is_too_large_is_not_published_but_a_pause_is() -> None:
+    world = World()
+    world.release("1.0.0")
+    rings = oversized()
     world.spec(rings=rings)
     world.look()
     assert world.reason("Stalled") == "True/PolicyTooLarge"
@@ -143,3 +148,13 @@ def test_a_policy_that_is_too_large_is_not_published_but_a_pause_is() -> None:
     fresh.look()
     assert fresh.published is None
     assert fresh.status.phase == "Stalled"
+
+
+def test_a_policy_that_grows_too_large_in_mid_run_is_said_too() -> None:
+    world = World(rings=[{"name": "fleet"}])
+    world.release("1.0.0")
+    world.spec(rings=[*oversized(), {"name": "fleet"}])
+    world.look()
+    assert world.reason("Stalled") == "True/PolicyTooLarge"
+    assert [ring.name for ring in world.policy.rings] == ["fleet"]
+    assert "shorten selectors" in world.status.message

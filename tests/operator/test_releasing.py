@@ -262,10 +262,26 @@ def test_a_restart_does_not_flap_what_is_ready() -> None:
     world = World()
     world.release("1.0.0")
     writes, before = world.writes, world.status
+    world.passes(5)
     world.resolves(None)
+    world.answer = Answer()
     world.look()
     assert world.status.conditions == before.conditions
     assert (world.status.phase, world.writes) == (before.phase, writes)
+    world.answer = Answer(problem="no route")
+    world.look()
+    assert world.reason("PolicyServed") == "Unknown/ServerUnreachable"
+
+
+def test_a_restart_does_not_call_a_policy_served_that_was_not() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.spec(priority=1)
+    world.look()
+    world.answer = Answer()
+    world.look()
+    assert world.reason("PolicyServed") == "Unknown/NotServedYet"
+    assert world.reason("Ready") == "False/WaitingForServers"
 
 
 def test_completed_is_about_what_the_spec_asks_for() -> None:
@@ -320,3 +336,16 @@ def test_wakes_before_an_answer_is_too_old() -> None:
     outcome = world.look()
     assert outcome.wake_at is not None
     assert 0 < (outcome.wake_at - world.now).total_seconds() <= 60
+
+
+def test_a_condition_of_a_newer_operator_is_no_obstacle() -> None:
+    world = World()
+    world.release("1.0.0")
+    for known in world.manifest["status"]["conditions"]:
+        known["reason"] = "Novelty"
+    newer = world.manifest["status"]["conditions"][0] | {"type": "Novelty"}
+    world.manifest["status"]["conditions"].append(newer)
+    world.resolves(None)
+    world.look()
+    assert world.reason("ArtifactResolved") == "True/Resolved"
+    assert world.status.phase == "Completed"

@@ -239,3 +239,23 @@ def test_the_policy_carries_what_rings_say() -> None:
     assert lab.failure.action == "Rollback"
     assert (fleet.selector, fleet.percent) == (None, None)
     assert (world.policy.device_timeout, world.policy.active_within) == (3600, 7200)
+
+
+def test_what_is_not_acted_upon_yet_is_said() -> None:
+    limited = {"name": "lab", "percent": 10, "maxConcurrent": 5, **AT_ONCE}
+    world = World(rings=[limited, {"name": "fleet", "maxConcurrent": 5}])
+    world.release("1.0.0")
+    assert "No device of lab and fleet starts while maxConcurrent" in world.status.message
+    assert "cannot be acted upon" not in world.status.message
+    world.spec(rings=[{"name": "fleet", "deadline": "1h", "failure": {"maxPercent": 1}}])
+    world.look()
+    assert "The deadline and the failure of rings cannot be acted upon" in world.status.message
+    assert "maxConcurrent" not in world.status.message
+    assert "deadline" in world.condition("Healthy").message
+
+
+def test_a_completed_release_says_too_whom_it_does_not_reach() -> None:
+    world = World(rings=[{"name": "fleet", "maxConcurrent": 5, **AT_ONCE}])
+    world.release("1.0.0")
+    assert world.status.phase == "Completed"
+    assert "No device of fleet starts" in world.status.message

@@ -29,6 +29,7 @@ START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 REPOSITORY = "registry.example.com/firmware/thermostat"
 AT_ONCE: dict[str, Any] = {"success": {"minUpdatedPercent": 0, "minDevices": 0}}
 """A ring that asks for no evidence."""
+UNJUDGED: list[dict[str, Any]] = [{"name": "canary", "percent": 10}, {"name": "fleet"}]
 
 
 def digest(text: str) -> str:
@@ -210,6 +211,29 @@ class World:
         self.now += timedelta(seconds=seconds)
         if self.answer.said is not None:
             self.answer = replace(self.answer, at=self.now)
+
+
+def under_way() -> World:
+    """1.0.0 is stable, 1.1.0 in its first ring, as run 2."""
+    world = World()
+    world.release("1.0.0")
+    world.spec(rings=UNJUDGED)
+    world.release("1.1.0")
+    assert (world.status.run, world.open_rings()) == (2, ["canary"])
+    return world
+
+
+def aborted() -> World:
+    world = under_way()
+    world.spec(state="Aborted")
+    world.settle()
+    return world
+
+
+def taken_back() -> World:
+    world = under_way()
+    world.release("1.0.0")
+    return world
 
 
 def check(outcome: Outcome) -> None:

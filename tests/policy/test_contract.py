@@ -96,6 +96,23 @@ def test_an_unknown_schema_version_is_refused(text: str) -> None:
         loads(json.dumps(body))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": 2**60},
+        {"sequence": 2**53},
+        {"sequence": -(2**60)},
+        {"run": 10**400},
+        {"deviceSelector": {"names": ["\ud800"]}},
+        {"deviceSelector": {"matchLabels": {"\ud800": "x"}}},
+    ],
+    ids=str,
+)
+def test_what_has_no_canonical_form_is_refused(text: str, change: dict[str, object]) -> None:
+    with pytest.raises(InvalidPolicy):
+        loads(json.dumps(json.loads(text) | change))
+
+
 def test_an_oversized_policy_is_refused_unread() -> None:
     with pytest.raises(InvalidPolicy, match="larger"):
         loads(" " * (POLICY_LIMIT + 1))

@@ -42,6 +42,7 @@ def release(version: str, number: int) -> Release:
 
 
 STABLE, TARGET = release("1.3.2", 1), release("1.4.0", 2)
+GONE = ReleaseRun(version="1.3.9", digest=f"sha256:{103:064x}", run=1)
 STORED = frozenset({STABLE.firmware.digest, TARGET.firmware.digest})
 ROLLOUT = Policy(
     namespace="home",
@@ -183,6 +184,23 @@ CASES = {
     "closed, outside the window": Case(
         (None, R.RING_CLOSED), changed(windows=(NIGHT,)), device="k-2"
     ),
+    "closed, runs what came since stable": Case(
+        (None, R.RING_CLOSED), changed(rollback_from=(GONE,)), device="k-2", digest=GONE.digest
+    ),
+    "closed, runs the stable one": Case(
+        (STABLE, R.RING_CLOSED),
+        changed(rollback_from=(GONE,)),
+        device="k-2",
+        digest=STABLE.digest,
+    ),
+    "closed since its download, unknown version": Case(
+        (None, R.RING_CLOSED), device="k-2", state=AttemptState.DOWNLOADED, touched=True
+    ),
+    # completed: the target is the stable release
+    "completed, without a slot": Case(
+        (None, R.CONCURRENCY_LIMIT), limited(changed(stable=TARGET)), version="1.2.0"
+    ),
+    "completed, tripped": Case((None, R.BREAKER_OPEN), changed(stable=TARGET), tripped=True),
     "no target yet": Case((None, R.RING_CLOSED), changed(target=None, stable=None)),
     "no rings": Case((STABLE, R.RING_CLOSED), changed(rings=())),
 }

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import threading
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -87,17 +87,25 @@ def group(name: str, **fields: Any) -> Group:
 
 @dataclass
 class MemorySource:
-    """Artifacts from memory; `failures` are raised first, one per pull; `gate` holds pulls."""
+    """Artifacts from memory; `failures` are raised first, one per pull; `gate` holds pulls before
+    their first byte, `closing` after their last one."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     failures: list[OciError] = field(default_factory=list)
     pulls: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
+    closing: asyncio.Event | None = None
     running: int = 0
     most_running: int = 0
 
     def __call__(self, artifact: Artifact) -> AbstractAsyncContextManager[Source]:
-        return contextlib.nullcontext(self)
+        return self._opened()
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Source]:
+        yield self
+        if self.closing is not None:
+            await self.closing.wait()
 
     def add(self, content: bytes) -> str:
         self.blobs[digest_of(content)] = content

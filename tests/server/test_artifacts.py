@@ -5,10 +5,13 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import threading
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,10 +163,10 @@ class TestStore:
         for content in contents:
             await store.add(digest_of(content), 1000, parts(content))
         store.used(digest_of(contents[1]))
-        await store.evict([digest_of(contents[0])])
+        await store.evict(lambda digest: digest == digest_of(contents[0]))
         kept = {digest_of(contents[i]) for i in (0, 1)}
         assert store.digests == kept
-        await store.evict([digest_of(content) for content in contents])
+        await store.evict(lambda _: True)
         assert store.digests == kept
         assert len(files(tmp_path)) == 4
 
@@ -241,7 +244,7 @@ class TestFetcher:
     ) -> None:
         reason = error.reason  # type: ignore[attr-defined]  # all three are OciError
         async with world_at(tmp_path) as world:
-            world.source.failures = [error] * 3  # type: ignore[list-item]
+            world.source.failures = [error] * 3  # type: ignore[list-item]  # as above
             gate = world.source.gate = asyncio.Event()
             gate.set()
             world.source.add(CONTENT)
@@ -307,3 +310,70 @@ class TestFetcher:
             await until(lambda: world.store.digests == {digest_of(new)})
             world.want(old, new)
             await until(lambda: len(world.store.digests) == 2)
+
+    async def test_what_is_wanted_again_in_the_meantime_is_not_evicted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = firmware("1", 1000), firmware("2", 1000)
+        deleting, go_on = threading.Event(), threading.Event()
+        delete = ArtifactStore._delete
+
+        def slowly(artifact: Any) -> None:
+            deleting.set()
+            assert go_on.wait(30)
+            delete(artifact)
+
+        monkeypatch.setattr(ArtifactStore, "_delete", staticmethod(slowly))
+        async with world_at(tmp_path, max_bytes=0) as world:
+            world.source.add(first)
+            world.source.add(second)
+            world.want(first, second)
+            await until(lambda: len(world.store.digests) == 2)
+            world.want()
+            await until(deleting.is_set)
+            (left,) = (item for item in (first, second) if digest_of(item) in world.store.digests)
+            world.want(left)
+            go_on.set()
+            await until(lambda: not world.fetcher._evictions)
+            assert world.store.digests == {digest_of(left)}
+            assert world.source.pulls.count(digest_of(left)) == 1
+
+    async def test_what_nobody_wants_makes_room_on_a_full_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old, new = firmware("1", 1000), firmware("2", 1000)
+
+        def disk_usage(_: object) -> Any:
+            used = sum(path.stat().st_size for path in tmp_path.glob("sha256/*") if not path.suffix)
+            return SimpleNamespace(free=1500 - used)
+
+        monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+        async with world_at(tmp_path, free_bytes=0) as world:
+            world.source.add(old)
+            world.source.add(new)
+            world.want(old)
+            await until(lambda: world.store.digests == {digest_of(old)})
+            world.want(old, new)
+            await until(lambda: world.fetcher.state(digest_of(new)).reason == "StorageFull")
+            assert world.store.digests == {digest_of(old)}
+            world.want(new)
+            await until(lambda: world.store.digests == {digest_of(new)})
+
+    async def test_what_is_damaged_while_its_pull_ends_is_fetched_again(
+        self, tmp_path: Path
+    ) -> None:
+        async with world_at(tmp_path) as world:
+            world.source.add(CONTENT)
+            discarding: list[asyncio.Task[None]] = []
+
+            def damaged() -> None:
+                if DIGEST in world.store.digests and not discarding:
+                    discarding.append(asyncio.create_task(world.store.discard(DIGEST)))
+
+            world.store.subscribe(damaged)
+            world.source.closing = asyncio.Event()
+            world.want(CONTENT)
+            await until(lambda: bool(discarding) and discarding[0].done())
+            world.source.closing.set()
+            await until(lambda: world.store.get(DIGEST) is not None)
+            assert world.source.pulls == [DIGEST, DIGEST]

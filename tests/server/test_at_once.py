@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from tests.server.fleets import Served, firmware, serving, settings, version_body
+from otaflux_policy.contract import State
+from otaflux_server.device_app import DeviceApp
+from tests.server.fleets import (
+    NAMESPACE,
+    Served,
+    firmware,
+    policy,
+    release,
+    serving,
+    settings,
+    version_body,
+)
 
 CONTENT = firmware("1.4.0")
 BODY = version_body("1.4.0", CONTENT)
@@ -68,3 +79,81 @@ def test_a_fault_of_ours_is_answered_500(served: Served, monkeypatch: pytest.Mon
     assert answer.body == b"Internal Server Error"
     monkeypatch.undo()
     assert served.get("/version?device=kitchen-1").body == BODY
+
+
+SMALL = b"x" * 9
+STATES: tuple[dict[str, Any], ...] = (
+    {"target": release("1.4.0", CONTENT)},
+    {"target": release("1.4.0", CONTENT), "compatibility": {"models": ["m"]}},
+    {"target": release("1.4.0", CONTENT), "state": State.PAUSED},
+    {"target": release("1.5.0", SMALL)},
+    {"target": release("1.6.0", b"nobody has these bytes")},
+    {},
+)
+QUERIES = (
+    "",
+    "?device",
+    "?device=",
+    "?device=a",
+    "?device=b&version=1.4.0",
+    "?device=b&version=2.0.0&model=m",
+    "?device=%61%3A1&model=m+2",
+    "?device=a&device=b",
+    "?device=-a",
+    "?device=a&version=%0A",
+    "?device=a&version=" + "9" * 256,
+    "?device=a&model=" + "x" * 257,
+    "?other=1&device=a",
+    "#fragment?device=a",
+)
+HEADS = (
+    "GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "HEAD {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "GET {} HTTP/1.0\r\n\r\n",
+    "\r\nGET {} HTTP/1.1\r\nConnection: close\r\nIf-None-Match: *\r\nRange: bytes=0-1\r\n\r\n",
+    "GET http://x{} HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}",
+    "GET {} HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
+    "GET {0} HTTP/1.1\r\n\r\nGET {0} HTTP/1.1\r\nConnection: close\r\n\r\n",
+    "POST {} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+)
+
+
+def wait_until_stored(served: Served, digest: str) -> None:
+    served.wait(lambda: served.server.artifacts.get(digest) is not None)
+
+
+def conversation(served: Served) -> list[object]:
+    """Every request in every state: the answers, and what is known afterwards."""
+    seen: list[object] = []
+    for content in (CONTENT, SMALL):
+        served.source.add(content)
+    for sequence, state in enumerate(STATES):
+        served.apply(policy(sequence=sequence, **state))
+        if "target" in state and state["target"].firmware.digest in served.source.blobs:
+            wait_until_stored(served, state["target"].firmware.digest)
+        for query in QUERIES:
+            seen += [served.ask(head.format(f"/version{query}")).raw for head in HEADS]
+            records = served.call(
+                lambda: [
+                    (each.device, each.protocol, each.reason, each.pinned, each.attributes)
+                    for each in served.server.devices.page(100)
+                ]
+            )
+            seen.append(records)
+    text = served.call(served.server.metrics.text).decode()
+    seen += [line for line in text.splitlines() if line.startswith(("otaflux_polls", "otaflux_re"))]
+    return [item for item in seen if not (isinstance(item, str) and "_created" in item)]
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_every_poll_has_the_same_answer_records_and_metrics_both_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    with serving(settings(tmp_path / "fast"), loop=loop) as served:
+        fast = conversation(served)
+    monkeypatch.setattr(DeviceApp, "at_once", lambda *_: None)
+    with serving(settings(tmp_path / "slow"), loop=loop) as served:
+        slow = conversation(served)
+    assert fast == slow
+    assert any("otaflux_polls_total" in str(item) for item in fast)
+    assert NAMESPACE in str(fast)

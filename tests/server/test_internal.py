@@ -178,6 +178,18 @@ class TestExplain:
         found = self.explain(api)
         assert (found["seen"], found["reason"], found["version"]) == (True, "UpToDate", "1.4.0")
 
+    def test_what_native_clients_cannot_take_is_said(
+        self, served: Served, api: httpx.Client
+    ) -> None:
+        assert self.explain(api)["native"] == {"holds": False, "detail": "no update"}
+        served.offer("1.4.0", CONTENT)
+        assert self.explain(api)["native"]["holds"] is True
+        served.offer("1.5.0", b"x" * 9, run=2)
+        found = self.explain(api)
+        assert (found["reason"], found["native"]["holds"]) == ("Offered", False)
+        assert "9 bytes" in found["native"]["detail"]
+        assert b"ArtifactUnavailable" in served.get("/version?device=kitchen-1").body
+
     def test_asking_is_not_seeing(self, served: Served, api: httpx.Client) -> None:
         self.explain(api)
         assert api.get("/internal/v1/devices").json()["devices"] == []

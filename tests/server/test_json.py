@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from otaflux_policy.contract import State
@@ -206,6 +207,41 @@ class TestReports:
         report = b'{"device":"kitchen-1","release":"1.4.0","state":"Downloading"}'
         assert served.post("/api/v1/report", report).status == 200
         assert served.get(f"/artifacts/sha256/{HEX}?device=kitchen-1").status == 200
+
+    def test_a_message_is_shown_whatever_it_holds(self, served: Served) -> None:
+        message = b"x\\u0000\\ud800\\u001b[2J\\n\\ty"
+        text = b'{"device":"a","release":"1","state":"Failed","message":"%s"}' % message
+        assert served.post("/api/v1/report", text).status == 200
+        report = record_of(served, "a").report
+        assert report is not None
+        assert report.message == "x" + "\N{REPLACEMENT CHARACTER}" * 3 + "[2J\n\ty"
+        answer = httpx.get(f"{served.server.internal_url}/internal/v1/devices")
+        assert answer.status_code == 200
+        assert answer.json()["devices"][0]["report"]["message"] == report.message
+
+
+def test_attributes_are_bounded_in_all(served: Served) -> None:
+    attributes = {f"a{i}": "x" * 250 for i in range(20)}
+    text = json.dumps({"device": "a", "attributes": attributes}).encode()
+    answer = served.post("/api/v1/poll", text)
+    assert (answer.status, json.loads(answer.body)["field"]) == (400, "attributes")
+    assert "4096" in json.loads(answer.body)["error"]
+
+
+def test_a_url_gives_its_bytes_after_a_restart_too(tmp_path: Path) -> None:
+    """Although the server then knows neither version nor model of the device."""
+    wanted = {"models": ["thermostat v2"], "minVersion": "1.0.0"}
+    with serving(settings(tmp_path)) as served:
+        served.offer("1.4.0", CONTENT, compatibility=wanted)
+        url = poll(served, version="1.3.0+a", model="thermostat v2")["update"]["url"]
+        path = url.removeprefix("http://updates.test")
+        assert served.get(path).body == CONTENT
+    with serving(settings(tmp_path), source=served.source) as served:
+        assert served.get(path).body == CONTENT
+        assert served.get(f"/artifacts/sha256/{HEX}?device=other").status == 404
+        # What a poll says counts, whatever a URL says.
+        assert poll(served, model="other")["reason"] == "Incompatible"
+        assert served.get(path).status == 404
 
 
 class TestArtifacts:

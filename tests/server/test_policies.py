@@ -49,6 +49,7 @@ def test_policies_stand_in_the_order_in_which_they_count(store: PolicyStore) -> 
 
 
 def test_each_change_gives_a_new_generation(store: PolicyStore) -> None:
+    store.connected()
     seen = {store.rules(NAMESPACE).generation}
     apply(store, policy())
     seen.add(store.rules(NAMESPACE).generation)

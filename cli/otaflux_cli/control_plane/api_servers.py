@@ -8,21 +8,19 @@ controller manager the aggregated roles admin, edit and view are empty.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import secrets
-import shutil
 import ssl
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from .certificates import ServerCertificate, write_key, write_public_key, write_server_certificate
 from .finding import find_all
+from .lifetimes import Lifetime
 from .processes import Server, StartFailed, free_port, run_command
 
 ADMIN = "otaflux-admin"
@@ -31,7 +29,7 @@ PLAIN_USER = "otaflux-user"
 _START_ATTEMPTS = 3
 
 
-class ControlPlane:
+class ControlPlane(Lifetime):
     """One API server with its etcd; an async context manager.
 
     ``kubeconfig`` is the administrator's, ``user_kubeconfig`` that of a user
@@ -44,8 +42,7 @@ class ControlPlane:
     def __init__(self, folder: Path | None = None) -> None:
         """Keep everything in ``folder`` (kept), or in a temporary one (removed at the end)."""
         self._programs = find_all(("etcd", "kube-apiserver", "kubectl"))
-        self._own_folder = folder is None
-        self._folder = folder
+        super().__init__("control plane", folder)
         self._servers: list[Server] = []
         self._controller_manager: Server | None = None
         self._certificate: ServerCertificate | None = None
@@ -54,24 +51,6 @@ class ControlPlane:
         self._port = 0
         self._etcd_url = ""
         self._http: httpx.AsyncClient | None = None
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self._close()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._close()
-
-    @property
-    def folder(self) -> Path:
-        """Holds data, keys and the servers' ``*.log``."""
-        if self._folder is None:
-            raise RuntimeError("the control plane was not started")
-        return self._folder
 
     @property
     def url(self) -> str:
@@ -98,9 +77,7 @@ class ControlPlane:
         if self._servers:
             await self._start_servers()
             return
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="otaflux-control-plane-"))
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         for attempt in range(1, _START_ATTEMPTS + 1):
             self._prepare()
             try:
@@ -342,9 +319,7 @@ class ControlPlane:
 
     async def _close(self) -> None:
         await self._close_client()
-        await self.stop()
-        if self._own_folder and self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await super()._close()
 
 
 async def _answers(client: httpx.AsyncClient, url: str) -> bool:

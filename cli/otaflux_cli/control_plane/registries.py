@@ -6,26 +6,24 @@ Two registries: distribution v3 (part ``registry``) and Debian's
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
-import shutil
 import ssl
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from .certificates import ServerCertificate
 from .finding import find_all
+from .lifetimes import Lifetime
 from .processes import Server, StartFailed, free_port, run_command
 
 _START_ATTEMPTS = 3
 
 
-class Registry:
+class Registry(Lifetime):
     """One registry; an async context manager. ``host`` is ``127.0.0.1:<port>``.
 
     Anonymous over plain HTTP unless told otherwise. Blobs and manifests may be
@@ -48,24 +46,12 @@ class Registry:
         configuration, section by section: ``{"auth": {"token": {…}}}``.
         """
         self._program = find_all(("registry",))["registry"] if program is None else program
-        self._own_folder = folder is None
-        self._folder = folder
+        super().__init__("registry", folder)
         self._certificate = certificate
         self._users = dict(users or {})
         self._config = dict(config or {})
         self._port = 0
         self._server: Server | None = None
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self._close()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._close()
 
     @property
     def host(self) -> str:
@@ -74,13 +60,6 @@ class Registry:
     @property
     def url(self) -> str:
         return f"{'http' if self._certificate is None else 'https'}://{self.host}"
-
-    @property
-    def folder(self) -> Path:
-        """Holds data, ``config.json`` and ``registry.log``."""
-        if self._folder is None:
-            raise RuntimeError("the registry was not started")
-        return self._folder
 
     @property
     def log(self) -> Path:
@@ -92,9 +71,7 @@ class Registry:
         if self._server is not None:
             await self._server.start(self._answers)
             return
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="otaflux-registry-"))
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         for attempt in range(1, _START_ATTEMPTS + 1):
             self._port = free_port()
             config = self.folder / "config.json"
@@ -160,11 +137,6 @@ class Registry:
         except httpx.TransportError:
             return False
         return response.status_code in (200, 401)
-
-    async def _close(self) -> None:
-        await self.stop()
-        if self._own_folder and self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
 
 class Oras:

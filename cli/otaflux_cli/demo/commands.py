@@ -135,7 +135,7 @@ async def _tell(folder: "Path", stage: "Stage", standalone: bool, keep: bool, pa
             with suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
         else:
-            stage.say("With --keep it stays up, to look around with commands like these:")
+            stage.say("With --keep (make demo DEMO=--keep) it stays up. To look around, then:")
             stage.hints(backdrop.hints(), up=False)
     stage.say("Nothing is left running.")
 

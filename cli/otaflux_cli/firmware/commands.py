@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otaflux_cli.errors import UserError
+from otaflux_cli.errors import WRONG_USAGE, UserError
 from otaflux_cli.firmware.images import LARGEST, SMALLEST, Chip
 from otaflux_cli.outputs import Output, OutputOption, print_json, remark
 from otaflux_cli.places import DEFAULT_LAYOUT, DEFAULT_REPOSITORY
@@ -24,7 +24,10 @@ def sample(
     version: Annotated[str, typer.Option("--version", help="The version in the image.")],
     file: Annotated[Path, typer.Option("-o", "--out", help="Where to write it.")],
     project: Annotated[str, typer.Option(help="The project name in the image.")] = "otaflux-sample",
-    chip: Annotated[Chip, typer.Option(help="The chip it is for.")] = Chip.ESP32,
+    chip: Annotated[
+        Chip,
+        typer.Option(metavar="CHIP", help=f"The chip it is for: {', '.join(Chip)}."),
+    ] = Chip.ESP32,
     size: Annotated[
         str, typer.Option(help="Bytes, or with KiB or MiB; rounded up to a multiple of 16.")
     ] = "64KiB",
@@ -36,13 +39,15 @@ def sample(
         otaflux firmware sample --version 1.4.0 -o thermostat-1.4.0.bin
 
         otaflux firmware sample --version 1.4.0 --chip esp32c3 --size 1MiB -o app.bin
+
+    Its code is noise: serve it to simulated devices, not to real ones.
     """
     from otaflux_cli.firmware.images import InvalidImage, make_image
 
     try:
         image = make_image(version, project=project, chip=chip, size=_bytes(size))
     except InvalidImage as error:
-        raise UserError(str(error)) from None
+        raise UserError(str(error), exit_code=WRONG_USAGE) from None
     try:
         file.write_bytes(image)
     except OSError as error:
@@ -58,7 +63,8 @@ def _bytes(text: str) -> int:
                 return -(-int(number) * factor // 16) * 16
     raise UserError(
         f"--size {text!r} is no size: write a number of bytes "
-        f"({SMALLEST} to {LARGEST}), or one such as 64KiB or 1MiB"
+        f"({SMALLEST} to {LARGEST}), or one such as 64KiB or 1MiB",
+        exit_code=WRONG_USAGE,
     )
 
 
@@ -96,7 +102,9 @@ def add(
     version = version or (known.version if known else None)
     if not version:
         raise UserError(
-            f"{file} does not say its version", hint="Give it: --version 1.4.0", exit_code=2
+            f"{file} does not say its version",
+            hint="Give it: --version 1.4.0",
+            exit_code=WRONG_USAGE,
         )
     if known and known.version != version:
         remark(

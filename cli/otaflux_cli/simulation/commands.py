@@ -39,7 +39,11 @@ def simulate(
         float, typer.Option(help="Devices whose connection breaks once per download.", **_PERCENT)
     ] = 0.0,
     native_reports_version: Annotated[
-        bool, typer.Option(help="Native devices send version and model, as no old client does.")
+        bool,
+        typer.Option(
+            "--native-reports-version",
+            help="Native devices send version and model, as no old client does.",
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Draws which devices fail, revert, are slow.")] = 1,
     duration: Annotated[

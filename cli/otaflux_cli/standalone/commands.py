@@ -37,7 +37,9 @@ def standalone(
 
     Manifests are the same as in a cluster and are read again when they change; a file that is
     not valid is logged and leaves the last valid content in use. Artifacts come from the layout
-    for what it holds, and from registries for the rest.
+    for what it holds, and from registries for the rest. The update server's other settings apply
+    too (docs/reference/settings.md): OTAFLUX_NATIVE__DEFAULT_DEVICE=kitchen-1 admits one client
+    that sends no device id.
 
     [bold]Examples[/bold]
 
@@ -74,6 +76,8 @@ def rollouts(
         otaflux rollouts
 
         otaflux rollouts --data /var/lib/otaflux -o json
+
+    In a cluster: kubectl get fwr
     """
     from otaflux_cli.standalone.databases import Database, DatabaseUnusable
     from otaflux_operator.ports import Kind
@@ -84,6 +88,9 @@ def rollouts(
         database.close()
     except DatabaseUnusable as error:
         raise UserError(str(error), hint="Give its --data folder.") from None
+    if not found and output is Output.TABLE:
+        remark("No rollouts: none of the manifests holds a valid FirmwareRollout.")
+        return
     print_rows(
         output,
         ("Namespace", "Name", "Version", "Stable", "Phase", "Rings", "Message"),
@@ -139,11 +146,15 @@ async def _serve(manifests: Path, data: Path, layout: Path, settings: "Settings"
         raise UserError(
             f"cannot start: {error.strerror or error}"
             + (f" ({error.filename})" if error.filename else ""),
-            hint="Are --listen and --internal-listen free, and the folders readable?",
+            hint=f"Are --listen {settings.listen} and --internal-listen {settings.internal_listen} "
+            "free, and the folders readable?",
         ) from None
 
 
 def _settings(listen: str, internal_listen: str, data: Path) -> "Settings":
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
     from otaflux_server.settings import Settings, address
 
     for option, text in (("--listen", listen), ("--internal-listen", internal_listen)):
@@ -151,7 +162,16 @@ def _settings(listen: str, internal_listen: str, data: Path) -> "Settings":
             address(text)
         except ValueError as error:
             raise UserError(f"{option} {text!r}: {error}", exit_code=WRONG_USAGE) from None
-    return Settings(listen=listen, internal_listen=internal_listen, data_dir=data / "server")
+    try:
+        return Settings(listen=listen, internal_listen=internal_listen, data_dir=data / "server")
+    except SettingsError as error:
+        raise UserError(str(error), exit_code=WRONG_USAGE) from None
+    except ValidationError as error:
+        problems = [
+            f"OTAFLUX_{'__'.join(str(part).upper() for part in found['loc'])}: {found['msg']}"
+            for found in error.errors(include_input=False, include_url=False)
+        ]
+        raise UserError("; ".join(problems), exit_code=WRONG_USAGE) from None
 
 
 def _write_example(manifests: Path) -> None:

@@ -133,7 +133,7 @@ def _status(situation: Situation, verdicts: tuple[Verdict, ...]) -> RolloutStatu
             revision=situation.revision,
             served_revision=served or (before.policy.served_revision if before.policy else ""),
         ),
-        history=tuple(draft.history[: rollout.spec.history_limit]),
+        history=draft.kept_history(rollout.spec.history_limit),
         conditions=conditions(before.conditions, verdicts, metadata.generation, now),
     )
 

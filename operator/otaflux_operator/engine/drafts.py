@@ -14,6 +14,7 @@ from otaflux_operator.resources import (
     RingStatus,
     RolloutStatus,
 )
+from otaflux_operator.resources.statuses import HISTORY_LENGTH
 
 
 class Standing(StrEnum):
@@ -28,6 +29,7 @@ class Standing(StrEnum):
 
 ENDED_BADLY = frozenset({Standing.ABORTED, Standing.ROLLING_BACK, Standing.ROLLED_BACK})
 TAKEN_BACK = frozenset({Standing.ROLLING_BACK, Standing.ROLLED_BACK})
+_FAILED = frozenset({Phase.ROLLED_BACK, Phase.ABORTED})
 _PERSISTED = {
     Phase.ABORTED: Standing.ABORTED,
     Phase.ROLLING_BACK: Standing.ROLLING_BACK,
@@ -106,10 +108,33 @@ class Draft:
         self.history = [entry, *self.history]
         self.release = release.model_copy(update={"finished_at": now})
 
+    def complete(self, now: datetime) -> None:
+        """The run ends: every ring completed."""
+        self.record(Phase.COMPLETED, "every ring completed", now)
+        self.standing, self.stable = Standing.COMPLETED, self.release
+
+    def abort(self, now: datetime) -> None:
+        """The run ends, unless it completed before."""
+        if self.standing is Standing.LIVE:
+            self.record(Phase.ABORTED, "spec.state was Aborted", now)
+        if self.standing is not Standing.COMPLETED:
+            self.standing = Standing.ABORTED
+
+    def kept_history(self, limit: int) -> tuple[HistoryEntry, ...]:
+        """The latest `limit` entries, and beyond them those by which `failed_before` is told."""
+        kept: list[HistoryEntry] = []
+        seen: set[str] = set()
+        for place, entry in enumerate(self.history):
+            failed = entry.result in _FAILED and entry.digest not in seen
+            if place < limit or failed:
+                kept.append(entry)
+            seen.add(entry.digest)
+        return tuple(kept[:HISTORY_LENGTH])
+
     def failed_before(self, digest: str) -> bool:
         """Whether the latest run of this content was rolled back or aborted."""
         latest = next((entry for entry in self.history if entry.digest == digest), None)
-        return latest is not None and latest.result in (Phase.ROLLED_BACK, Phase.ABORTED)
+        return latest is not None and latest.result in _FAILED
 
 
 def _standing(status: RolloutStatus) -> Standing:

@@ -3,13 +3,13 @@
 from otaflux_operator.engine.drafts import Standing
 from otaflux_operator.engine.rings import ENDED
 from otaflux_operator.engine.verdicts import Situation
-from otaflux_operator.resources import RingPhase
+from otaflux_operator.resources import Failure, RingPhase
 from otaflux_policy.contract import State
 
 
 def message(situation: Situation) -> str:
     """One to three sentences."""
-    parts = [_now(situation), _next(situation)]
+    parts = [_now(situation), _next(situation), _idle(situation)]
     return " ".join(part for part in parts if part)
 
 
@@ -39,6 +39,8 @@ def _now(situation: Situation) -> str:
         )
     elif draft.standing is Standing.COMPLETED:
         text = f"{release.version} is released to every ring."
+    elif situation.oversized is not None:
+        text = f"{release.version} goes on as published."
     else:
         text = f"{release.version}: {_rings(situation)}"
     return f"Paused: {text}" if state is State.PAUSED else text
@@ -68,6 +70,38 @@ def _rings(situation: Situation) -> str:
     if reached.phase is RingPhase.PENDING:
         return f"ring {reached.name} opens next."
     return f"ring {reached.name} is open, and completes once servers serve it."
+
+
+def _idle(situation: Situation) -> str:
+    """What the spec asks for and nothing acts upon before devices are counted."""
+    draft, spec = situation.draft, situation.rollout.spec
+    live = draft.standing is Standing.LIVE
+    if draft.release is None or not (live or draft.standing is Standing.COMPLETED):
+        return ""
+    limited = [
+        ring.name
+        for ring in spec.rings
+        if ring.max_concurrent is not None
+        and (status := draft.rings.get(ring.name)) is not None
+        and status.opened_at is not None
+    ]
+    parts = []
+    if limited:
+        parts.append(
+            f"No device of {' and '.join(limited)} starts while maxConcurrent is set there, as "
+            "devices are not counted yet: remove it to let them start."
+        )
+    ignored = [
+        field
+        for field, used in (
+            ("deadline", any(ring.deadline is not None for ring in spec.rings)),
+            ("failure", any(ring.failure != Failure() for ring in spec.rings)),
+        )
+        if used
+    ]
+    if ignored and live:
+        parts.append(f"The {' and the '.join(ignored)} of rings cannot be acted upon yet.")
+    return " ".join(parts)
 
 
 def _next(situation: Situation) -> str:

@@ -23,6 +23,9 @@ from otaflux_policy.contract import (
 ROLLBACK_FROM_LIMIT = 50
 """Runs since the stable release that a policy lists; the latest count."""
 
+_GREATEST = 2**53 - 1
+"""The greatest number with a canonical form (RFC 8785, section 3.2.2.3)."""
+
 _UNWRITTEN = {"epoch": 0, "sequence": 0}
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -69,7 +72,7 @@ def seal(policy: Policy, before: Policy | None, epoch: int, now: datetime) -> Po
     nothing tells what was written before.
     """
     previous = before.sequence if before is not None and before.epoch == epoch else 0
-    sequence = max(previous + 1, int(now.timestamp() * 1000))
+    sequence = min(max(previous + 1, int(now.timestamp() * 1000)), _GREATEST)
     return canonical.seal(policy.model_copy(update={"epoch": epoch, "sequence": sequence}))
 
 
@@ -147,6 +150,8 @@ def _ring(draft: Draft, ring: RingSpec) -> Ring:
 
 def _since_stable(draft: Draft, observation: Observation) -> tuple[ReleaseRun, ...]:
     """The releases and runs since the stable release: what a rollback takes back."""
+    if draft.standing is Standing.COMPLETED:
+        return ()
     stable = draft.stable.digest if draft.stable is not None else None
     completed = [
         entry.run
@@ -158,7 +163,11 @@ def _since_stable(draft: Draft, observation: Observation) -> tuple[ReleaseRun, .
     published = observation.published
     if published is not None and observation.mine:
         runs = {known.run: known for known in published.rollback_from}
+    ended = draft.stable.finished_at if draft.stable is not None else None
     for entry in draft.history:
+        # The entry that tells when stable completed may not be kept, older ones may.
+        if ended is not None and entry.finished_at is not None and entry.finished_at < ended:
+            continue
         runs[entry.run] = ReleaseRun(version=entry.version, digest=entry.digest, run=entry.run)
     release = draft.release
     if release is not None and not draft.taken_back:

@@ -23,7 +23,8 @@ def inherit(
 ) -> None:
     """Takes over what the published policy is ahead of the status.
 
-    The policy is written first: whoever stopped between the two writes left it ahead. Of a
+    The policy is written first: whoever stopped between the two writes left it ahead, as does a
+    status write that met a conflict, after which the spec may say something else. Of a
     policy of an earlier object of the same name only the number of its run counts.
     """
     published = observation.published
@@ -38,19 +39,34 @@ def inherit(
         digest = published.target.digest
         if published.rolling_back and draft.release and draft.release.digest == digest:
             _take_back(draft, published.run, now)
-        elif draft.candidate is not None and draft.candidate.digest == digest:
+        elif (candidate := _promoted(draft, observation, digest)) is not None:
+            draft.candidate = candidate
             _promote(draft, published.run, now)
     same_run = published.run == draft.run and _has_target(published, draft.release)
     # Where it is ahead for another reason (a status from a backup), no run is numbered twice.
     draft.run = max(draft.run, published.run)
     if published.rolling_back or not same_run:
         return
+    stable, target = published.stable, published.target
+    completed = stable is not None and target is not None and stable.digest == target.digest
+    if completed and draft.standing is Standing.LIVE:
+        draft.complete(now)
+    if published.state is State.ABORTED:
+        draft.abort(now)
     for ring in published.rings:
         known = draft.rings.get(ring.name, RingStatus(name=ring.name))
         if ring.open and known.opened_at is None:
             draft.rings[ring.name] = known.model_copy(
                 update={"phase": RingPhase.OPEN, "opened_at": now}
             )
+
+
+def _promoted(draft: Draft, observation: Observation, digest: str) -> ReleaseStatus | None:
+    """What has become the release with this manifest digest, of what is known here."""
+    found = observation.resolution.found
+    if draft.candidate is not None and draft.candidate.digest == digest:
+        return draft.candidate
+    return _candidate(draft, found) if found is not None and found.digest == digest else None
 
 
 def _has_target(published: Policy, release: ReleaseStatus | None) -> bool:
@@ -62,10 +78,7 @@ def end_aborted(draft: Draft, rollout: FirmwareRollout, now: datetime) -> None:
     """`state: Aborted` ends the run; one that completed has ended before."""
     if rollout.spec.state is not State.ABORTED or draft.release is None:
         return
-    if draft.standing is Standing.LIVE:
-        draft.record(Phase.ABORTED, "spec.state was Aborted", now)
-    if draft.standing is not Standing.COMPLETED:
-        draft.standing = Standing.ABORTED
+    draft.abort(now)
 
 
 def choose_candidate(draft: Draft, rollout: FirmwareRollout, observation: Observation) -> None:

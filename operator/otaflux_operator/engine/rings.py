@@ -8,7 +8,6 @@ from otaflux_operator.resources import (
     ApprovalEffect,
     FirmwareRollout,
     Gate,
-    Phase,
     ReleaseStatus,
     Ring,
     RingPhase,
@@ -50,7 +49,7 @@ def advance_rings(
         draft.rings[ring.name] = status
         reached = reached and status.phase in ENDED
     if moving and reached:
-        _complete(draft, now)
+        draft.complete(now)
 
 
 def approved(
@@ -119,8 +118,3 @@ def _completed(status: RingStatus, now: datetime) -> RingStatus:
     if status.phase in ENDED:
         return status
     return status.model_copy(update={"phase": RingPhase.COMPLETE, "completed_at": now})
-
-
-def _complete(draft: Draft, now: datetime) -> None:
-    draft.record(Phase.COMPLETED, "every ring completed", now)
-    draft.standing, draft.stable = Standing.COMPLETED, draft.release

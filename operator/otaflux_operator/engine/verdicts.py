@@ -5,7 +5,7 @@ from datetime import datetime
 
 from otaflux_operator.conditions import Verdict, find
 from otaflux_operator.engine.drafts import Draft, Objection, Standing
-from otaflux_operator.engine.observations import Observation
+from otaflux_operator.engine.observations import Observation, Resolution
 from otaflux_operator.engine.outcomes import Waiting
 from otaflux_operator.engine.releases import is_older
 from otaflux_operator.reasons import Reason
@@ -19,6 +19,11 @@ from otaflux_operator.resources import (
 )
 from otaflux_policy.contract import SCHEMA_VERSION, Policy, State
 from otaflux_policy.served import ArtifactState
+
+NOT_COUNTED = (
+    "What devices do is not counted yet: no ring fails, runs into its deadline or soaks, and one "
+    "with maxConcurrent starts nobody."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Situation:
         failure = self.observation.resolution.failure
         if self.objection is not None:
             return self.objection
-        if self.is_aborted and self.draft.candidate is None:
+        if self.is_aborted and self.draft.candidate is None and not self._may_go_on:
             return Objection(
                 Reason.ABORTED,
                 "The run was aborted: release another version, or change spec.retryToken."
@@ -69,6 +74,14 @@ class Situation:
         """Whether the run was aborted, or the state keeps devices from being offered anything."""
         aborted = self.rollout.spec.state is State.ABORTED
         return aborted or self.draft.standing is Standing.ABORTED
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether what the spec asks for, as yet unknown, may be another release."""
+        resolution, active = self.observation.resolution, self.rollout.spec.state is State.ACTIVE
+        known = self.previous(ConditionType.ARTIFACT_RESOLVED)
+        asked = known is not None and known.status is ConditionStatus.TRUE
+        return active and resolution == Resolution() and not asked
 
     @property
     def is_current(self) -> bool | None:
@@ -174,7 +187,7 @@ def _resolved(situation: Situation) -> Verdict:
         return Verdict(type_, True, Reason.RESOLVED, f"{found.version} is {found.digest}.")
     known = situation.previous(type_)
     if known is not None and known.status is ConditionStatus.TRUE:
-        return Verdict(type_, True, Reason(known.reason), known.message)
+        return Verdict(type_, True, Reason.RESOLVED, known.message)
     return Verdict(type_, None, Reason.RESOLVING, "The registry is being asked.")
 
 
@@ -188,6 +201,17 @@ def _served(situation: Situation) -> Verdict:
         return Verdict(type_, False, Reason.NOT_SERVED_YET, "The servers are about to read it.")
     if said is None:
         if not answer.problem:
+            # A restart is no news: what they used when they were asked last stands until then.
+            known, status = situation.previous(type_), situation.rollout.status.policy
+            stands = (
+                answer.at is None
+                and known is not None
+                and known.status is ConditionStatus.TRUE
+                and status is not None
+                and status.served_revision == revision
+            )
+            if stands:
+                return Verdict(type_, True, Reason.SERVED, f"The servers use {revision}.")
             return Verdict(type_, None, Reason.NOT_SERVED_YET, "The servers are being asked.")
         return Verdict(type_, None, Reason.SERVER_UNREACHABLE, answer.problem)
     if said.revision == revision:
@@ -275,7 +299,7 @@ def _healthy(situation: Situation) -> Verdict:
     type_ = ConditionType.HEALTHY
     if situation.draft.release is None:
         return Verdict(type_, None, Reason.NOTHING_RELEASED, "Nothing was released yet.")
-    return Verdict(type_, None, Reason.INCONCLUSIVE, "What devices do is not counted yet.")
+    return Verdict(type_, None, Reason.INCONCLUSIVE, NOT_COUNTED)
 
 
 def _completed(situation: Situation) -> Verdict:

@@ -5,7 +5,6 @@ It registers `on.event` only: no finalizers, timers, daemons, annotations or Eve
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Thread
@@ -14,6 +13,7 @@ from typing import Any
 import kopf
 from kubernetes.aio.client import Configuration
 
+from otaflux_operator.kubernetes.outages import forward_kopf
 from otaflux_operator.kubernetes.publications import SELECTOR, key_of
 from otaflux_operator.kubernetes.resources import PLURALS
 from otaflux_operator.ports import Key, Kind
@@ -74,18 +74,24 @@ class Watches:
 
         self._stop = stop
         self._started.set_result(None)
-        # One line per event and handler otherwise.
-        logging.getLogger("kopf").setLevel(logging.WARNING)
-        # That signals are not its own here is as it should be.
-        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
-        await kopf.operator(
-            registry=self._registry(),
-            settings=_settings(),
-            standalone=True,
-            clusterwide=not self._namespaces,
-            namespaces=list(self._namespaces),
-            stop_flag=flag,
+        forward_kopf()
+        watching = asyncio.create_task(
+            kopf.operator(
+                registry=self._registry(),
+                settings=_settings(),
+                standalone=True,
+                clusterwide=not self._namespaces,
+                namespaces=list(self._namespaces),
+            )
         )
+        stopping = asyncio.create_task(flag.wait())
+        await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        # By a stop flag it would wait 5 s for requests whose connections it has closed.
+        watching.cancel()
+        await asyncio.wait({watching})
+        if not watching.cancelled():
+            watching.result()
         # TLS connections end after the session that was closed (aiohttp, "Graceful shutdown").
         await asyncio.sleep(_CLOSING_SECONDS)
 

@@ -15,6 +15,7 @@ from otaflux_operator.resources.bases import API_VERSION, Metadata, ResourceMode
 from otaflux_operator.resources.groups import DeviceGroup
 from otaflux_operator.resources.rollouts import FirmwareRollout
 from otaflux_operator.resources.rules import BROKEN_RULES, Checked, Rule
+from otaflux_operator.resources.statuses import ConditionType
 
 Resource = TypeVar("Resource", bound=ResourceModel)
 
@@ -28,6 +29,7 @@ ROLLOUT: TypeAdapter[FirmwareRollout] = TypeAdapter(
     Annotated[FirmwareRollout, Checked(NAME_LENGTH)]
 )
 GROUP: TypeAdapter[DeviceGroup] = TypeAdapter(Annotated[DeviceGroup, Checked(NAME_LENGTH)])
+_CONDITION_TYPES = {str(type_) for type_ in ConditionType}
 _METADATA_FIELDS = {info.alias or name for name, info in Metadata.model_fields.items()}
 
 
@@ -97,6 +99,8 @@ def _load(
         content["metadata"] = {
             key: value for key, value in metadata.items() if key in _METADATA_FIELDS
         }
+    if isinstance(status := content.get("status"), dict):
+        content["status"] = status | _known_conditions(status)
     try:
         return adapter.validate_json(to_json(content), extra=extra)
     except PydanticSerializationError:
@@ -111,6 +115,20 @@ def _load(
 
 def _without_status(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in manifest.items() if key != "status"}
+
+
+def _known_conditions(status: dict[str, Any]) -> dict[str, Any]:
+    """The conditions without those of a newer operator, or of somebody else."""
+    conditions = status.get("conditions")
+    if not isinstance(conditions, list):
+        return {}
+    return {
+        "conditions": [
+            condition
+            for condition in conditions
+            if not isinstance(condition, dict) or condition.get("type") in _CONDITION_TYPES
+        ]
+    }
 
 
 def _without_nulls(value: Any) -> Any:

@@ -295,7 +295,9 @@ class FirmwareRolloutSpec(ResourceModel):
         description="Change it to run a failed or aborted release again, from the first ring.",
     )
     history_limit: Annotated[int, Field(ge=0, le=50)] = Field(
-        default=10, description="Number of ended runs that status.history keeps."
+        default=10,
+        description="Number of ended runs that status.history keeps; beyond it also the aborted "
+        "and rolled back ones whose release may not run again (50 in all).",
     )
 
 

@@ -13,6 +13,7 @@ from otaflux_operator.resources.bases import ResourceModel, Time
 from otaflux_operator.resources.rules import Keyed
 
 MESSAGE_LENGTH = 1024
+HISTORY_LENGTH = 50
 
 
 class Phase(StrEnum):
@@ -223,7 +224,7 @@ class RolloutStatus(ResourceModel):
         Keyed("name"),
     ] = Field(default=(), description="How far each ring is, in the order of the spec.")
     policy: PolicyStatus | None = Field(default=None, description="The published policy.")
-    history: Annotated[tuple[HistoryEntry, ...], Field(max_length=50)] = Field(
+    history: Annotated[tuple[HistoryEntry, ...], Field(max_length=HISTORY_LENGTH)] = Field(
         default=(), description="Runs that ended, the latest first."
     )
     conditions: Conditions = Field(

@@ -4,23 +4,26 @@
       → {"update": null | {"version", "digest", "size", "sha256", "crc32", "md5", "url"},
          "reason", "pollAfterSeconds"}
     POST /api/v1/report  {"device", "release", "state", "code"?, "message"?}  →  {}
-    GET  /artifacts/sha256/<hex>?device=ID
+    GET  /artifacts/sha256/<hex>?device=ID[&version=V][&model=M]
 
 `update` is null where the device reports the version that it would get. `digest` is that of the
 release, `sha256` and the others are of the bytes behind `url`; `crc32` is a number. A report's
-`release` is a version or digest. Fields that are not known here are ignored.
+`release` is a version or digest. Fields that are not known here are ignored. In a download,
+version and model count only for a device that did not poll since the server was started.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from typing_extensions import override
 
 from otaflux_policy import versions
 from otaflux_policy.contract import Release
 from otaflux_policy.decisions import Decision
+from otaflux_policy.devices import Device
 from otaflux_server.artifacts import StoredArtifact
 from otaflux_server.devices import DeviceRecord, Report
 from otaflux_server.downloads import artifact_reply
@@ -38,6 +41,7 @@ _JSON = b"application/json"
 _MAX_TEXT = 256
 _MAX_MESSAGE = 1024
 _MAX_ATTRIBUTES = 32
+_MAX_ATTRIBUTES_TEXT = 4096
 
 
 def exchanges(fleet: Fleet) -> Mapping[str, Exchange]:
@@ -94,7 +98,7 @@ class JsonPoll(Poll):
             "sha256": artifact.sha256,
             "crc32": artifact.crc32,
             "md5": artifact.md5,
-            "url": f"{base}{_ARTIFACTS}{artifact.sha256}?device={record.device.id}",
+            "url": f"{base}{_ARTIFACTS}{artifact.sha256}?{_query(record.device)}",
         }
 
     @override
@@ -124,7 +128,7 @@ class JsonReport(Exchange):
             release=check_text("release", body.get("release"), _MAX_TEXT),
             state=state,
             code=_optional(body, "code", _MAX_TEXT),
-            message=message,
+            message=None if message is None else _shown(message),
         )
         return Asking(request.namespace, check_device(body.get("device")), report=report)
 
@@ -154,7 +158,12 @@ class ArtifactDownload(Download):
 
     @override
     def identify(self, request: Request) -> Asking:
-        return Asking(request.namespace, request.device())
+        return Asking(
+            request.namespace,
+            request.device(),
+            request.text_parameter("version", _MAX_TEXT),
+            request.text_parameter("model", _MAX_TEXT),
+        )
 
     @override
     def answer(self, request: Request, record: DeviceRecord, decision: Decision) -> Reply:
@@ -169,6 +178,13 @@ class ArtifactDownload(Download):
     @override
     def refuse(self, refused: Refused) -> Reply:
         return _json_refusal(refused)
+
+
+def _query(device: Device) -> str:
+    """Who downloads; and what it said of itself, for a server that was restarted meanwhile."""
+    said = {"device": device.id, "version": device.version, "model": device.model}
+    known = {name: text for name, text in said.items() if text is not None}
+    return urlencode(known, safe=":", quote_via=quote)
 
 
 def _runs(record: DeviceRecord, release: Release) -> bool:
@@ -188,10 +204,23 @@ def _attributes(value: object) -> Mapping[str, str]:
         raise Refused(
             400, f"must be an object of at most {_MAX_ATTRIBUTES} texts", field="attributes"
         )
-    return {
+    found = {
         check_text("attributes", name, _MAX_TEXT): check_text("attributes", text, _MAX_TEXT)
         for name, text in value.items()
     }
+    if sum(len(name) + len(text) for name, text in found.items()) > _MAX_ATTRIBUTES_TEXT:
+        raise Refused(
+            400, f"must have at most {_MAX_ATTRIBUTES_TEXT} characters in all", field="attributes"
+        )
+    return found
+
+
+def _shown(message: str) -> str:
+    """The text without what terminals obey and encodings refuse; a report is worth keeping."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+        for char in message
+    )
 
 
 def _json_reply(status: int, content: object, *headers: tuple[bytes, bytes]) -> Reply:

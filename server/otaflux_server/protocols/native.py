@@ -61,7 +61,7 @@ class VersionPoll(Poll):
         """What the device gets, unless its client cannot read or take it."""
         decision = self.fleet.decide(record)
         release = decision.release
-        if release is not None and not _is_native(release, self.fleet.stored(record)):
+        if release is not None and obstacle(release, self.fleet.stored(record)):
             return replace(decision, release=None, reason=DecisionReason.ARTIFACT_UNAVAILABLE)
         return decision
 
@@ -101,7 +101,12 @@ class FirmwareDownload(Download):
         return artifact_reply(request, artifact, close=True)
 
 
-def _is_native(release: Release, artifact: StoredArtifact | None) -> bool:
-    if artifact is None or artifact.size < SMALLEST:
-        return False
-    return release.version.isprintable()  # a line end would shift the fields
+def obstacle(release: Release, artifact: StoredArtifact | None) -> str:
+    """Why clients of this protocol cannot take the release; empty: they can."""
+    if artifact is None:
+        return "the artifact is not stored"
+    if artifact.size < SMALLEST:
+        return f"the artifact has {artifact.size} bytes, with less than {SMALLEST} clients panic"
+    if not release.version.isprintable():
+        return "the version holds what is not printable: it would shift the lines of the answer"
+    return ""
