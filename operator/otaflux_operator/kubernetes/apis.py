@@ -25,7 +25,10 @@ class NotFound(Exception):
 
 
 class Api:
-    """Requests as an async context manager. Raises NotFound, Conflict and Unavailable only."""
+    """Requests as an async context manager. Raises NotFound, Conflict and Unavailable only.
+
+    Entering raises Unavailable where nothing says which cluster to talk to.
+    """
 
     def __init__(self, kubeconfig: Path | None = None) -> None:
         self._kubeconfig = kubeconfig
@@ -35,17 +38,26 @@ class Api:
     async def __aenter__(self) -> "Api":
         configuration = self.configuration
         configuration.connection_pool_maxsize = 32
+        try:
+            await self._configure(configuration)
+        except (config.ConfigException, OSError) as error:
+            raise Unavailable(
+                "there is no cluster to work in: neither a pod's service account nor a usable "
+                f"kubeconfig, set OTAFLUX_KUBECONFIG ({type(error).__name__})"
+            ) from None
+        self._client = ApiClient(configuration)
+        return self
+
+    async def _configure(self, configuration: Configuration) -> None:
         if self._kubeconfig is not None:
             await config.load_kube_config(
                 config_file=str(self._kubeconfig), client_configuration=configuration
             )
-        else:
-            try:
-                config.load_incluster_config(client_configuration=configuration)
-            except config.ConfigException:
-                await config.load_kube_config(client_configuration=configuration)
-        self._client = ApiClient(configuration)
-        return self
+            return
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=configuration)
 
     async def __aexit__(self, *_: object) -> None:
         if self._client is not None:
