@@ -31,6 +31,7 @@ class Reason(StrEnum):
     RESOLVED = "Resolved"
     SECRET_NOT_FOUND = "SecretNotFound"
     SECRET_INVALID = "SecretInvalid"
+    SECRET_UNAVAILABLE = "SecretUnavailable"
     VERSION_DIGEST_CHANGED = "VersionDigestChanged"
     DOWNGRADE_FORBIDDEN = "DowngradeForbidden"
     RELEASE_FAILED_BEFORE = "ReleaseFailedBefore"
@@ -104,6 +105,10 @@ MEANINGS: dict[Reason, str] = {
     Reason.RESOLVED: "The artifact is known by its manifest digest.",
     Reason.SECRET_NOT_FOUND: "A Secret that spec.artifact names does not exist in the namespace.",
     Reason.SECRET_INVALID: "A Secret that spec.artifact names does not hold what it should.",
+    Reason.SECRET_UNAVAILABLE: (
+        "A Secret with pull credentials cannot be read or handed over now: the operator may lack "
+        "the permission."
+    ),
     Reason.VERSION_DIGEST_CHANGED: (
         "The version was released before with other content: push it under a new version. The "
         "current release continues."

@@ -15,7 +15,7 @@ from otaflux_operator.engine import Failure, Found, Resolution
 from otaflux_operator.handover import Handover
 from otaflux_operator.ports import Key, Secrets, Sources, Unavailable
 from otaflux_operator.queues import Backoff, KeyedQueue, work
-from otaflux_operator.reasons import registry_reason
+from otaflux_operator.reasons import Reason, registry_reason
 from otaflux_operator.resources import Artifact, FirmwareRollout
 from otaflux_operator.timing import Timing
 from otaflux_policy import contract
@@ -134,10 +134,7 @@ class Resolver:
         except SecretProblem as problem:
             failure = Failure(problem.reason, str(problem), lasting=True)
         except Unavailable as error:
-            # The API server, not the registry: nothing to say of the artifact yet.
-            log.warning("secrets not read", object=str(key), why=str(error))
-            self._queue.put(key, self._backoff.next(key))
-            return job.resolution
+            failure = Failure(Reason.SECRET_UNAVAILABLE, str(error))
         except OciError as error:
             failure = Failure(registry_reason(error.reason), str(error), not error.retryable)
             wait = error.retry_after or 0.0 if isinstance(error, RateLimited) else 0.0

@@ -195,6 +195,17 @@ async def test_an_entry_that_policies_need_outlives_a_restart() -> None:
     assert entry_of(cluster, key) in entries
 
 
+async def test_a_secret_that_may_not_be_read_is_said_and_read_once_it_may() -> None:
+    cluster, key = with_secret()
+    cluster.troubles["secret"] = [Unavailable("answered with 403")] * 1000
+    async with running(cluster):
+        await eventually(lambda: _reason(cluster, key) == "SecretUnavailable")
+        assert "403" in cluster.condition(key, "ArtifactResolved")["message"]
+        cluster.troubles["secret"].clear()
+        await eventually(lambda: entry_of(cluster, key) is not None)
+        await eventually(lambda: _reason(cluster, key) == "Resolved")
+
+
 async def test_the_entry_is_there_before_a_policy_refers_to_it() -> None:
     cluster, key = with_secret()
     cluster.troubles["add"] = [Unavailable("no API server")] * 3
