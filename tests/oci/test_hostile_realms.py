@@ -1,14 +1,11 @@
 """What a realm that is not as it should be gets to see: nothing."""
 
-import base64
-import json
 from pathlib import Path
 
 import pytest
 
 from otaflux_cli.control_plane.certificates import write_server_certificate
 from otaflux_oci import (
-    Credentials,
     RealmRefused,
     RegistryClient,
     RegistryError,
@@ -21,20 +18,7 @@ from tests.fixtures.misbehaving_registries import MisbehavingRegistry
 from tests.fixtures.oci_sources import NAME, QUICK
 from tests.fixtures.secrecy import Secrecy
 from tests.fixtures.token_servers import Guard, tokens_of
-
-PASSWORD, WRONG, IDENTITY = "correct-horse-7", "wrong-battery-8", "refresh-staple-9"
-
-
-def encoded(password: str) -> str:
-    return base64.b64encode(f"robot$fw+pull:{password}".encode()).decode()
-
-
-def secret(registry: str, **entry: str) -> Credentials:
-    return Credentials.from_dockerconfigjson(json.dumps({"auths": {registry: entry}}))
-
-
-def robot(registry: str, password: str = PASSWORD) -> Credentials:
-    return secret(registry, auth=encoded(password))
+from tests.oci.robots import IDENTITY, PASSWORD, WRONG, encoded, robot, secret
 
 
 @pytest.fixture(autouse=True)

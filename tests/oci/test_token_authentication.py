@@ -1,6 +1,5 @@
 """Compatibility case 5: token servers."""
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import pytest
 
 from otaflux_cli.control_plane.registries import Oras, Registry
 from otaflux_oci import (
-    Credentials,
     Forbidden,
     OciError,
     RateLimited,
@@ -26,20 +24,7 @@ from tests.fixtures.misbehaving_registries import MisbehavingRegistry
 from tests.fixtures.oci_sources import FIRMWARE, NAME, QUICK, push, read
 from tests.fixtures.secrecy import Secrecy
 from tests.fixtures.token_servers import SERVICE, Guard, TokenServer, tokens_of
-
-PASSWORD, WRONG, IDENTITY = "correct-horse-7", "wrong-battery-8", "refresh-staple-9"
-
-
-def encoded(password: str) -> str:
-    return base64.b64encode(f"robot$fw+pull:{password}".encode()).decode()
-
-
-def secret(registry: str, **entry: str) -> Credentials:
-    return Credentials.from_dockerconfigjson(json.dumps({"auths": {registry: entry}}))
-
-
-def robot(registry: str, password: str = PASSWORD) -> Credentials:
-    return secret(registry, auth=encoded(password))
+from tests.oci.robots import IDENTITY, PASSWORD, WRONG, encoded, robot, secret
 
 
 @pytest.fixture(autouse=True)

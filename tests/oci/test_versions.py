@@ -1,5 +1,7 @@
 """Which tag a range means, and which version a release has."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,9 +129,9 @@ versions = st.builds(
 
 
 @given(st.lists(versions, min_size=1, max_size=12), st.randoms())
-def test_the_newest_does_not_depend_on_the_order(tags: list[str], random: object) -> None:
+def test_the_newest_does_not_depend_on_the_order(tags: list[str], random: Random) -> None:
     shuffled = tags[:]
-    random.shuffle(shuffled)  # type: ignore[attr-defined]  # st.randoms() gives a Random
+    random.shuffle(shuffled)
     released = [tag for tag in tags if "-" not in tag]
     if not released:
         with pytest.raises(NoMatchingVersion):

@@ -1,5 +1,7 @@
 """The end of a run before it completes: abort, back to stable, and running it again."""
 
+from collections.abc import Callable
+
 import pytest
 
 from otaflux_operator.engine import Answer
@@ -255,8 +257,8 @@ def test_the_first_release_has_nothing_to_go_back_to() -> None:
 
 @pytest.mark.parametrize("make", [aborted, taken_back])
 @pytest.mark.parametrize("limit", [0, 1])
-def test_what_may_not_run_again_outlives_the_history(make: object, limit: int) -> None:
-    world: World = make()  # type: ignore[operator]  # one of the functions above
+def test_what_may_not_run_again_outlives_the_history(make: Callable[[], World], limit: int) -> None:
+    world = make()
     world.spec(state="Active", historyLimit=limit, rings=[{"name": "fleet", **AT_ONCE}])
     for minor in (2, 3):
         world.release(f"1.{minor}.0")

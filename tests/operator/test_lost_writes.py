@@ -1,5 +1,7 @@
 """A policy or a status that was lost, or of which only one was written."""
 
+from collections.abc import Callable
+
 import pytest
 
 from otaflux_policy.contract import Release
@@ -98,8 +100,8 @@ def test_a_stop_while_going_back_loses_nothing() -> None:
 
 
 @pytest.mark.parametrize("make", [under_way, aborted, taken_back])
-def test_a_lost_status_is_made_up_from_the_policy(make: object) -> None:
-    world: World = make()  # type: ignore[operator]  # one of the functions above
+def test_a_lost_status_is_made_up_from_the_policy(make: Callable[[], World]) -> None:
+    world = make()
     policy, phase = world.policy, world.status.phase
     world.manifest["status"] = {}
     world.settle()
@@ -120,8 +122,8 @@ def test_a_lost_status_is_no_retry() -> None:
 
 
 @pytest.mark.parametrize("make", [under_way, aborted, taken_back])
-def test_a_lost_policy_is_made_up_from_the_status(make: object) -> None:
-    world: World = make()  # type: ignore[operator]  # one of the functions above
+def test_a_lost_policy_is_made_up_from_the_status(make: Callable[[], World]) -> None:
+    world = make()
     policy = world.policy
     world.published, world.owner = None, ""
     world.resolves(None)

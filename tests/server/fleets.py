@@ -112,13 +112,13 @@ class MemorySource:
         return digest_of(content)
 
     async def manifest(self, repository: Repository, reference: str) -> Manifest:
-        raise NotImplementedError
+        raise AssertionError("the update server pulls by digest alone")
 
     async def digest(self, repository: Repository, tag: str) -> str:
-        raise NotImplementedError
+        raise AssertionError("the update server pulls by digest alone")
 
     async def tags(self, repository: Repository) -> list[str]:
-        raise NotImplementedError
+        raise AssertionError("the update server pulls by digest alone")
 
     def blob(
         self, repository: Repository, descriptor: Descriptor, *, offset: int = 0
