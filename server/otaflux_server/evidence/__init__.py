@@ -1,1 +1,0 @@
-"""The evidence store: devices and facts in SQLite or PostgreSQL."""

@@ -1,1 +1,0 @@
-"""The schema's migrations, run by `otaflux_server.evidence.databases.migrate`."""
