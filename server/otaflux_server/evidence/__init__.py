@@ -1,0 +1,1 @@
+"""The evidence store: devices and facts in SQLite or PostgreSQL."""

@@ -1,0 +1,121 @@
+"""What the evidence store keeps, and by which keys."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple, TypeVar
+
+from otaflux_policy.facts import Facts
+
+_T = TypeVar("_T")
+
+
+class RunKey(NamedTuple):
+    """One run of one rollout."""
+
+    namespace: str
+    rollout: str
+    run: int
+
+
+class AttemptKey(NamedTuple):
+    """One device's attempt at one release (a manifest digest) in one run."""
+
+    namespace: str
+    rollout: str
+    run: int
+    digest: str
+    device: str
+
+
+class DeviceKey(NamedTuple):
+    """One device; the same id in two namespaces is two devices."""
+
+    namespace: str
+    device: str
+
+
+class StoredAttempt(NamedTuple):
+    """An attempt and all that is stored of it."""
+
+    key: AttemptKey
+    facts: Facts
+
+
+class StoredRun(NamedTuple):
+    """A run of which facts are stored: how many attempts, and the last time any was heard of."""
+
+    key: RunKey
+    attempts: int
+    last_fact: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A release that a device is to be offered now; `ring` is the one whose slot it takes."""
+
+    key: AttemptKey
+    ring: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Said:
+    """What a poll said of the device; empty where it was silent. The latest counts."""
+
+    at: datetime
+    model: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Running:
+    """The manifest digest that the device is known to run. The latest counts."""
+
+    at: datetime
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """What is known of a device; joined like `Facts`, so that order and replicas do not matter.
+
+    `reported_first`: when it first said a version. `first_poll` and `last_poll` are polls alone,
+    `first_seen` and `last_seen` any contact.
+    """
+
+    first_seen: datetime
+    last_seen: datetime
+    first_poll: datetime | None = None
+    last_poll: datetime | None = None
+    said: Said | None = None
+    reported_first: datetime | None = None
+    running: Running | None = None
+
+    def join(self, other: "DeviceFacts") -> "DeviceFacts":
+        """What both know."""
+        return DeviceFacts(
+            first_seen=min(self.first_seen, other.first_seen),
+            last_seen=max(self.last_seen, other.last_seen),
+            first_poll=min(_known(self.first_poll, other.first_poll), default=None),
+            last_poll=max(_known(self.last_poll, other.last_poll), default=None),
+            said=max(_known(self.said, other.said), default=None),
+            reported_first=min(_known(self.reported_first, other.reported_first), default=None),
+            running=max(_known(self.running, other.running), default=None),
+        )
+
+    def polled_over(self, span: timedelta) -> bool:
+        """Whether two of its polls lie at least `span` apart: a scanner's do not."""
+        if self.first_poll is None or self.last_poll is None:
+            return False
+        return self.last_poll - self.first_poll >= span
+
+
+class StoredDevice(NamedTuple):
+    """A device and all that is stored of it."""
+
+    key: DeviceKey
+    facts: DeviceFacts
+
+
+def _known(*values: _T | None) -> list[_T]:
+    return [value for value in values if value is not None]
