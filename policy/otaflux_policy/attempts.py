@@ -3,6 +3,14 @@
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
+
+
+class AttemptRef(NamedTuple):
+    """Which attempt of a device at a release of one rollout: the run and the manifest digest."""
+
+    run: int
+    digest: str
 
 
 class AttemptState(StrEnum):
@@ -34,11 +42,11 @@ UNSUCCESSFUL = frozenset({AttemptState.FAILED, AttemptState.TIMED_OUT})
 class Attempt:
     """The attempt of the rollout's run; in a rollback, the attempt at the stable release.
 
-    `touched`: the device's first byte is in, or it is known to run, a release that is being
-    rolled back.
+    `state` is None where the device has no such attempt. `touched`: the first byte of a release
+    since the stable one is in.
     """
 
-    state: AttemptState
+    state: AttemptState | None
     touched: bool = False
 
 
@@ -48,7 +56,7 @@ class Evidence:
 
     `attempts` is keyed by rollout name. `slots` says how many further devices a ring with
     `maxConcurrent` may start, keyed by (rollout, ring); a missing entry means none, so that a
-    server that cannot count starts nobody. `tripped` names rollouts whose breaker is open.
+    server that cannot count starts nobody. `tripped` names rollouts whose run's breaker is open.
     `stored` holds the digests of artifacts that can be served.
     """
 

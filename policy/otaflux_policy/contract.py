@@ -136,8 +136,9 @@ class Policy(ContractModel):
 
     `target` is the run's release; None while nothing was released yet. `stable` is the release
     that every ring completed last; `candidate` is only to be fetched, so that it can become the
-    target. While `rolling_back`, `target` is the release that is taken back and `stable` the one
-    that devices get instead. `(epoch, sequence)` grows with each write of one rollout.
+    target. `tripped`: the run's breaker is open, whatever the server counts. While
+    `rolling_back`, `target` is the release that is taken back and `stable` the one that devices
+    get instead. `(epoch, sequence)` grows with each write of one rollout.
     """
 
     schema_version: Literal[1] = 1
@@ -156,6 +157,7 @@ class Policy(ContractModel):
     candidate: Release | None = None
     rings: tuple[Ring, ...] = ()
     state: State = State.ACTIVE
+    tripped: bool = False
     rolling_back: bool = False
     rollback_from: tuple[ReleaseRun, ...] = ()
     downgrade: Downgrade = Downgrade.FORBID

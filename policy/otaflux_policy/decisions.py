@@ -119,14 +119,14 @@ def _judge(
     release = policy.stable if policy.rolling_back else policy.target
     if state in UNSUCCESSFUL:
         return None, DecisionReason.PREVIOUSLY_FAILED
-    if release is not None and (state is AttemptState.UPDATED or _runs(device, release)):
+    if release is not None and (state is AttemptState.UPDATED or runs(device, release)):
         return release, DecisionReason.UP_TO_DATE
     if policy.state is State.PAUSED:
         return None, DecisionReason.PAUSED
     if policy.state is State.ABORTED:
         return None, DecisionReason.ABORTED
     if policy.rolling_back:
-        if _touched(policy, device, attempt):
+        if touched(policy, device, attempt):
             if _has_slot(policy, ring, state, evidence):
                 return policy.stable, DecisionReason.ROLLING_BACK
             return None, DecisionReason.CONCURRENCY_LIMIT
@@ -150,7 +150,7 @@ def _judge_open(
         and versions.compare(device.version, target.version) == 1
     ):
         return None, DecisionReason.DOWNGRADE_FORBIDDEN
-    if policy.name in evidence.tripped:
+    if policy.tripped or policy.name in evidence.tripped:
         release = None if state in IN_FLIGHT else _judge_held_back(policy, device, attempt, now)
         return release, DecisionReason.BREAKER_OPEN
     if state in IN_FLIGHT:
@@ -187,17 +187,19 @@ def _judge_closed(
         if policy.target is not None:
             newer.add(policy.target.digest)
         # Its first byte of the target is in: it may run that by now.
-        touched = attempt is not None and attempt.touched
-        return None if device.digest in newer or touched else stable
+        has_bytes = attempt is not None and attempt.touched
+        return None if device.digest in newer or has_bytes else stable
     order = versions.compare(device.version, stable.version)
     return stable if order is not None and order <= 0 else None
 
 
-def _runs(device: Device, release: Release) -> bool:
+def runs(device: Device, release: Release) -> bool:
+    """Whether the device is known to run the release."""
     return device.digest == release.digest or versions.same(device.version, release.version)
 
 
-def _touched(policy: Policy, device: Device, attempt: Attempt | None) -> bool:
+def touched(policy: Policy, device: Device, attempt: Attempt | None) -> bool:
+    """Whether the device has, or may have, a release that came after the stable one."""
     return (attempt is not None and attempt.touched) or any(
         device.digest == gone.digest or versions.same(device.version, gone.version)
         for gone in policy.rollback_from

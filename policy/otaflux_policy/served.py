@@ -2,7 +2,10 @@
 
 from enum import StrEnum
 
+from pydantic import AwareDatetime
+
 from otaflux_policy.contract import Digest
+from otaflux_policy.counts import RolloutCounts, Trip
 from otaflux_policy.models import ContractModel
 
 
@@ -28,7 +31,8 @@ class ServedRollout(ContractModel):
 
     `revision` is that of the policy in use (None: none is), `rejected` why the published one is
     not, `run` the highest run known for the name (0: none), also of a rollout that is gone,
-    `schema_versions` the policy versions that every live replica reads.
+    `schema_versions` the policy versions that every live replica reads. `counts` is None while
+    the evidence is not known (the database was not read yet); `trip` is that of the run in use.
     """
 
     namespace: str
@@ -38,6 +42,8 @@ class ServedRollout(ContractModel):
     run: int = 0
     schema_versions: tuple[int, ...] = ()
     artifacts: tuple[ServedArtifact, ...] = ()
+    counts: RolloutCounts | None = None
+    trip: Trip | None = None
 
     def stored(self, digest: str) -> bool:
         """Whether the bytes with this digest can be served."""
@@ -45,3 +51,27 @@ class ServedRollout(ContractModel):
             artifact.digest == digest and artifact.state is ArtifactState.STORED
             for artifact in self.artifacts
         )
+
+
+class ServedPolicy(ContractModel):
+    """The policy that a replica uses for one rollout."""
+
+    namespace: str
+    name: str
+    revision: str
+
+
+class Replica(ContractModel):
+    """One update server of those that share a database, as it told last.
+
+    `live`: that was recent. `database_schema` is the version that it works on.
+    """
+
+    name: str
+    started_at: AwareDatetime
+    seen_at: AwareDatetime
+    live: bool = True
+    database_schema: str = ""
+    schema_versions: tuple[int, ...] = ()
+    policies: tuple[ServedPolicy, ...] = ()
+    artifacts: tuple[ServedArtifact, ...] = ()

@@ -128,6 +128,9 @@ def _status(situation: Situation, verdicts: tuple[Verdict, ...]) -> RolloutStatu
         stable_release=draft.stable,
         candidate=draft.candidate,
         rings=rings,
+        trip=draft.trip,
+        rollback=draft.rollback,
+        paused_at=draft.paused_at,
         policy=PolicyStatus(
             config_map=policy_object_name(metadata.name),
             revision=situation.revision,

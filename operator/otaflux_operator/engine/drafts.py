@@ -12,7 +12,9 @@ from otaflux_operator.resources import (
     Phase,
     ReleaseStatus,
     RingStatus,
+    RollbackStatus,
     RolloutStatus,
+    TripStatus,
 )
 from otaflux_operator.resources.statuses import HISTORY_LENGTH
 
@@ -49,7 +51,9 @@ class Objection:
 class Draft:
     """What is decided so far. `release` is the run's; while rolling back, the one taken back.
 
-    `unsupported` objects to the spec, `refused` to the artifact that it names.
+    `unsupported` objects to the spec, `refused` to the artifact that it names, `unreachable` to
+    what spec.rollback names. `trip` is latched for the run; `rollback` is the way back that the
+    run is, or was.
     """
 
     run: int
@@ -62,6 +66,10 @@ class Draft:
     standing: Standing
     unsupported: Objection | None = None
     refused: Objection | None = None
+    unreachable: Objection | None = None
+    trip: TripStatus | None = None
+    rollback: RollbackStatus | None = None
+    paused_at: datetime | None = None
     inconclusive: set[str] = field(default_factory=set)
 
     @classmethod
@@ -78,6 +86,9 @@ class Draft:
             history=list(status.history),
             handled_token=rollout.spec.retry_token if fresh else status.handled_retry_token,
             standing=_standing(status),
+            trip=status.trip,
+            rollback=status.rollback,
+            paused_at=status.paused_at,
         )
 
     @property

@@ -48,7 +48,10 @@ from otaflux_operator.resources.statuses import (
     ReleaseStatus,
     RingPhase,
     RingStatus,
+    RollbackCause,
+    RollbackStatus,
     RolloutStatus,
+    TripStatus,
 )
 
 __all__ = [
@@ -85,9 +88,12 @@ __all__ = [
     "RingPhase",
     "RingStatus",
     "Rollback",
+    "RollbackCause",
+    "RollbackStatus",
     "RolloutStatus",
     "SecretReference",
     "Success",
+    "TripStatus",
     "Verify",
     "VerifyProvider",
     "Window",

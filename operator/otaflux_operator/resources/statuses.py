@@ -160,6 +160,11 @@ class RingStatus(ResourceModel):
         default=None, description="Since when its success condition holds; the soak counts from it."
     )
     completed_at: Time | None = Field(default=None, description="When the ring was complete.")
+    paused_seconds: Count = Field(
+        default=0,
+        description="How long its deadline stood still because the rollout was paused, in seconds "
+        "within maintenance windows.",
+    )
 
 
 class PolicyStatus(ResourceModel):
@@ -182,6 +187,44 @@ class HistoryEntry(ResourceModel):
     started_at: Time | None = Field(default=None, description="When the run began.")
     finished_at: Time | None = Field(default=None, description="When the run ended.")
     message: Message = Field(default="", description="How it ended, in a sentence.")
+    artifact: ReleaseArtifact | None = Field(
+        default=None, description="The firmware itself, so that spec.rollback can go back to it."
+    )
+
+
+class TripStatus(ResourceModel):
+    """The breaker of the run is open: a ring failed."""
+
+    ring: Annotated[str, Field(max_length=63)] = Field(description="Name of the ring that failed.")
+    failed: Count = Field(description="Number of its devices that had failed or timed out then.")
+    updated: Count = Field(description="Number of its devices that had been updated then.")
+    at: Time = Field(description="When the breaker opened.")
+
+
+class RollbackCause(StrEnum):
+    """Why a release is taken back."""
+
+    FAILURE = "Failure"
+    REVERT = "Revert"
+    HAND = "Hand"
+
+
+class RollbackStatus(ResourceModel):
+    """The way back to a release, while and after it is taken."""
+
+    cause: RollbackCause = Field(
+        description="Why: Failure of a ring, Revert of the artifact, by Hand (spec.rollback)."
+    )
+    from_: Reference = Field(alias="from", description="Version of the release taken back.")
+    to: Reference = Field(description="Version of the release that devices get instead.")
+    started_at: Time = Field(description="When it began.")
+    devices: Count | None = Field(
+        default=None, description="Number of devices that have, or may have, the release."
+    )
+    restored: Count | None = Field(default=None, description="Number of them that came back.")
+    unconfirmed: Count | None = Field(
+        default=None, description="Number of them of which that was not known when it ended."
+    )
 
 
 class RolloutStatus(ResourceModel):
@@ -223,6 +266,15 @@ class RolloutStatus(ResourceModel):
         Field(max_length=20),
         Keyed("name"),
     ] = Field(default=(), description="How far each ring is, in the order of the spec.")
+    trip: TripStatus | None = Field(
+        default=None, description="The ring that failed in this run; it stays until the run ends."
+    )
+    rollback: RollbackStatus | None = Field(
+        default=None, description="The way back that the run is, or was."
+    )
+    paused_at: Time | None = Field(
+        default=None, description="Since when the run is paused: deadlines stand still."
+    )
     policy: PolicyStatus | None = Field(default=None, description="The published policy.")
     history: Annotated[tuple[HistoryEntry, ...], Field(max_length=HISTORY_LENGTH)] = Field(
         default=(), description="Runs that ended, the latest first."
