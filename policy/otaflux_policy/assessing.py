@@ -21,11 +21,15 @@ class Spans:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """The deciding attempt of a device in one rollout; all None where there is none."""
+    """The deciding attempt of a device in one rollout; all None where there is none.
+
+    `ran`: the device said once that it ran a release since the stable one.
+    """
 
     attempt: Attempt | None = None
     standing: Standing | None = None
     facts: Facts | None = None
+    ran: bool = False
 
     @property
     def began(self) -> bool:
@@ -70,12 +74,12 @@ def assess(
     ref = deciding(policy)
     facts = known.get(ref) if ref is not None else None
     where = None if facts is None else standing(facts, judged_by, now)
-    touched = any(
-        has_bytes(known.get(AttemptRef(gone.run, gone.digest))) for gone in policy.rollback_from
-    )
+    since_stable = [known.get(AttemptRef(gone.run, gone.digest)) for gone in policy.rollback_from]
+    touched = any(has_bytes(gone) for gone in since_stable)
+    ran = any(gone is not None and gone.target_first is not None for gone in since_stable)
     if where is None and not touched:
-        return Assessment(None, None, facts)
-    return Assessment(Attempt(where.state if where else None, touched), where, facts)
+        return Assessment(None, None, facts, ran)
+    return Assessment(Attempt(where.state if where else None, touched), where, facts, ran)
 
 
 def has_bytes(facts: Facts | None) -> bool:

@@ -1,10 +1,11 @@
 """How far the devices of a rollout are, in numbers: what one adds, their sum, and the breaker.
 
 Every device that a rollout has counts once: in the ring of its offer in this run where the ring
-still exists, else in its current one.
+still exists and the offer was not withdrawn, else in its current one.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,7 +13,7 @@ from pydantic import AwareDatetime
 
 from otaflux_policy.assessing import Assessment
 from otaflux_policy.attempts import UNSUCCESSFUL, AttemptState
-from otaflux_policy.contract import Digest, Policy, Ring
+from otaflux_policy.contract import Digest, Policy, Ring, State
 from otaflux_policy.decisions import runs, touched
 from otaflux_policy.devices import Device
 from otaflux_policy.models import ContractModel
@@ -32,6 +33,7 @@ class RingCounts(ContractModel):
     `updated_outcomes` and `failed_outcomes` are what the breaker looks at: devices whose attempt
     began in this run and in this ring, wherever they are now. In a rollback only devices that it
     concerns are members, the states are those of their way back, and `restored` have come back.
+    `codes` counts the `failed` ones by why: `CODES` of them, and the rest as `Other`.
     """
 
     name: str
@@ -144,6 +146,7 @@ _UNDER_WAY = frozenset(
         AttemptState.TIMED_OUT,
     }
 )
+_UNTAKEN = frozenset({AttemptState.WITHDRAWN, AttemptState.NOT_REQUESTED})
 
 
 def member_share(
@@ -160,25 +163,31 @@ def member_share(
 
     `seen` is when it was heard of last; `heard`: since the evidence was restored from a copy.
     """
-    if policy.rolling_back and not touched(policy, device, assessed.attempt):
+    if policy.rolling_back and not (touched(policy, device, assessed.attempt) or assessed.ran):
         return None
+    current = ring.name if ring is not None else ""
     state = assessed.standing.state if assessed.standing is not None else None
     release = policy.stable if policy.rolling_back else policy.target
-    if assessed.standing is None and release is not None and runs(device, release):
+    # What a device said before the release to take back went to it is no word of its way back.
+    has_bytes = assessed.attempt is not None and assessed.attempt.touched
+    believed = assessed.standing is None and not (policy.rolling_back and has_bytes)
+    if believed and release is not None and runs(device, release):
         state = AttemptState.UPDATED
     began = assessed.began and state in _UNDER_WAY
     recent = seen >= now - timedelta(seconds=policy.active_within)
     active = (began or recent) and state is not AttemptState.NOT_REQUESTED
     restored = state is AttemptState.UPDATED or (
-        assessed.facts is not None and bool(assessed.facts.downloads)
+        state is not AttemptState.FAILED
+        and assessed.facts is not None
+        and bool(assessed.facts.downloads)
     )
     return Share(
         member=True,
-        ring=_ring_of_offer(policy, assessed) or (ring.name if ring is not None else ""),
+        ring=current if state in _UNTAKEN else _ring_of_offer(policy, assessed) or current,
         state=state,
         active=active,
         succeeded=active and heard and state is AttemptState.UPDATED,
-        outcome_ring=_outcome_ring(policy, assessed),
+        outcome_ring=_outcome_ring(policy, assessed, current),
         code=_code(assessed),
         restored=policy.rolling_back and restored,
     )
@@ -209,12 +218,8 @@ class Tally:
 
     def ring(self, name: str) -> RingCounts:
         """The counts of one ring; that without a name: of devices in none."""
-        codes = self._codes.get(name, Counter()).most_common()
-        shown = {code: count for code, count in codes[:CODES] if count > 0}
-        rest = sum(count for _, count in codes[CODES:])
-        if rest:
-            shown[OTHER] = shown.get(OTHER, 0) + rest
-        return RingCounts(name=name, codes=shown, **self._rings.get(name, Counter[str]()))
+        codes = _most_frequent(self._codes.get(name, {}))
+        return RingCounts(name=name, codes=codes, **self._rings.get(name, Counter[str]()))
 
     def counts(self, policy: Policy, now: datetime, *, shadowed: int = 0) -> RolloutCounts:
         """All of them, as of `now`."""
@@ -248,10 +253,15 @@ class Tally:
 
 
 def trip(policy: Policy, counts: RolloutCounts, now: datetime) -> Trip | None:
-    """Whether the breaker of the policy's run opens: too many failures in a ring that is open."""
+    """Whether the breaker of the policy's run opens: too many failures in a ring that is open.
+
+    None where the run has ended, and where the counts are of another one.
+    """
     target, stable = policy.target, policy.stable
-    completed = target is not None and stable is not None and target.digest == stable.digest
-    if target is None or policy.rolling_back or completed or counts.run != policy.run:
+    if target is None or (counts.run, counts.release) != (policy.run, target.digest):
+        return None
+    completed = stable is not None and target.digest == stable.digest
+    if completed or policy.rolling_back or policy.state is State.ABORTED:
         return None
     for ring in policy.rings:
         rule, known = ring.failure, counts.ring(ring.name)
@@ -271,14 +281,18 @@ def _ring_of_offer(policy: Policy, assessed: Assessment) -> str:
     return name if any(ring.name == name for ring in policy.rings) else ""
 
 
-def _outcome_ring(policy: Policy, assessed: Assessment) -> str:
-    """The ring that an outcome of this run belongs to; empty where there is none."""
+def _outcome_ring(policy: Policy, assessed: Assessment, current: str = "") -> str:
+    """The ring that an outcome of this run belongs to; empty where there is none.
+
+    A ring that is renamed or deleted in flight takes no failure out of the count: the outcome
+    then belongs to the device's `current` ring.
+    """
     if policy.rolling_back or not assessed.began or assessed.standing is None:
         return ""
     state = assessed.standing.state
     if state is not AttemptState.UPDATED and state not in UNSUCCESSFUL:
         return ""
-    return _ring_of_offer(policy, assessed)
+    return _ring_of_offer(policy, assessed) or current
 
 
 def _code(assessed: Assessment) -> str:
@@ -295,4 +309,13 @@ def _sum(name: str, parts: tuple[RingCounts, ...]) -> RingCounts:
         values = part.model_dump(by_alias=False, exclude={"name", "codes"})
         total.update(values)
         codes.update(part.codes)
-    return RingCounts(name=name, codes=dict(codes), **total)
+    return RingCounts(name=name, codes=_most_frequent(codes), **total)
+
+
+def _most_frequent(codes: Mapping[str, int]) -> dict[str, int]:
+    """`CODES` of them, of equals the first by name, so that the order of devices is no matter."""
+    ranked = sorted(codes.items(), key=lambda known: (-known[1], known[0]))
+    shown = dict(ranked[:CODES])
+    if rest := sum(count for _, count in ranked[CODES:]):
+        shown[OTHER] = shown.get(OTHER, 0) + rest
+    return shown

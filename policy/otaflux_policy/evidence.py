@@ -20,8 +20,9 @@ class Terms:
     """By which spans an attempt is judged.
 
     `polled`: the device never reports what it runs, or is not to be believed, so that polls after
-    a complete download stand for a report. `device_timeout` counts from the first byte, and from
-    the claim of an offer that nobody takes up.
+    a complete download stand for a report. `device_timeout` counts from the first byte, from
+    the claim of an offer that nobody takes up, and once more from the last deed of a device that
+    went on past it: nothing is under way for ever.
     """
 
     device_timeout: timedelta
@@ -121,15 +122,15 @@ def _offered(facts: Facts, terms: Terms, now: datetime) -> Standing | None:
 def _begun(facts: Facts, terms: Terms, now: datetime) -> Standing:
     deadline = facts.first_byte + terms.device_timeout if facts.first_byte is not None else None
     newest = max(_deeds(facts), default=None)
-    overtaken = deadline is not None and newest is not None and newest > deadline
-    if deadline is not None and not overtaken and now >= deadline:
+    if newest is not None and (deadline is None or newest > deadline):
+        deadline = newest + terms.device_timeout
+    if deadline is not None and now >= deadline:
         return Standing(AttemptState.TIMED_OUT)
-    until = None if overtaken else deadline
     if _installing(facts):
-        return Standing(AttemptState.INSTALLING, until=until)
+        return Standing(AttemptState.INSTALLING, until=deadline)
     if facts.downloads:
-        return Standing(AttemptState.DOWNLOADED, until=until)
-    return Standing(AttemptState.DOWNLOADING, until=until)
+        return Standing(AttemptState.DOWNLOADED, until=deadline)
+    return Standing(AttemptState.DOWNLOADING, until=deadline)
 
 
 def _deeds(facts: Facts) -> list[datetime]:

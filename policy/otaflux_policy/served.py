@@ -54,11 +54,14 @@ class ServedRollout(ContractModel):
 
 
 class ServedPolicy(ContractModel):
-    """The policy that a replica uses for one rollout."""
+    """The policy that a replica uses for one rollout; the later one by the last three is newer."""
 
     namespace: str
     name: str
     revision: str
+    created_at: AwareDatetime
+    epoch: int = 0
+    sequence: int = 0
 
 
 class Replica(ContractModel):

@@ -155,9 +155,11 @@ def test_the_rules(case: Case) -> None:
     assert (found and found.state, found.code if found else "") == (case.want, case.code)
 
 
-def test_what_was_overtaken_by_a_deed_does_not_time_out_again() -> None:
+def test_who_went_on_past_the_timeout_has_it_once_more() -> None:
     late = replace(BEGUN, last_request=at(2000))
-    assert standing(late, REPORTS, at(2001)) == Standing(AttemptState.DOWNLOADING)
+    ends = at(2000 + 24 * 60)
+    assert standing(late, REPORTS, at(2001)) == Standing(AttemptState.DOWNLOADING, until=ends)
+    assert standing(late, REPORTS, ends) == Standing(AttemptState.TIMED_OUT)
 
 
 def test_no_more_downloads_are_kept_than_count() -> None:
