@@ -9,6 +9,10 @@ from typing import Any
 
 import structlog
 
+from otaflux_policy.decisions import Decision
+from otaflux_server.artifacts import StoredArtifact
+from otaflux_server.deliveries import Cut
+from otaflux_server.devices import DeviceRecord
 from otaflux_server.downloads import Damaged, Send, send_artifact, send_small
 from otaflux_server.fleet import Fleet
 from otaflux_server.protocols import Exchange, json, native
@@ -59,7 +63,11 @@ class DeviceApp:
             self._fleet.metrics.refused(refused.status)
             return exchange.refuse(refused)
         record = exchange.observe(asking)
+        if record.unread:
+            return None
         decision = exchange.decide(record)
+        if exchange.begins(request, record, decision):
+            return None  # the claim has to be waited for
         reply = exchange.answer(request, record, decision)
         exchange.record(request, record, decision, reply, 0)
         return reply
@@ -95,21 +103,36 @@ class DeviceApp:
             await self._refuse(exchange.refuse(refused), send)
             return
         record = exchange.observe(asking)
+        await exchange.prepare(record)
         decision = exchange.decide(record)
+        if exchange.begins(request, record, decision):
+            claimed = await self._fleet.claim(record, pins=exchange.pins)
+            decision = exchange.decide(record, slot=claimed)
+            if claimed and exchange.begins(request, record, decision):
+                decision = exchange.decide(record, slot=False)
         reply = exchange.answer(request, record, decision)
-        artifact = reply.artifact
-        if artifact is None:
+        if reply.artifact is None or request.method == "HEAD":
             exchange.record(request, record, decision, reply, 0)
             await send_small(reply, send)
             return
-        sent = 0
+        await self._deliver(exchange, request, record, decision, reply, reply.artifact, send)
 
-        def count(size: int) -> None:
-            nonlocal sent
-            sent += size
-
+    async def _deliver(
+        self,
+        exchange: Exchange,
+        request: Request,
+        record: DeviceRecord,
+        decision: Decision,
+        reply: Reply,
+        artifact: StoredArtifact,
+        send: Send,
+    ) -> None:
+        delivery = self._fleet.delivery(record, decision, reply)
         try:
-            await send_artifact(artifact, reply, request.method, send, count)
+            async with self._fleet.deliveries.running(delivery):
+                await send_artifact(artifact, reply, send, delivery.count)
+        except Cut:
+            raise Disconnected from None  # no other way says that it is withdrawn
         except Damaged as damaged:
             await self._fleet.discard(artifact)
             if damaged.started:
@@ -117,7 +140,8 @@ class DeviceApp:
             gone = Refused(404, "the artifact is being fetched again")
             await self._refuse(exchange.refuse(gone), send)
         finally:
-            exchange.record(request, record, decision, reply, sent)
+            self._fleet.delivered(delivery)
+            exchange.record(request, record, decision, reply, delivery.sent)
 
     async def _refuse(self, reply: Reply, send: Send) -> None:
         self._fleet.metrics.refused(reply.status)

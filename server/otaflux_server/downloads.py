@@ -70,17 +70,14 @@ async def send_small(reply: Reply, send: Send) -> None:
 
 
 async def send_artifact(
-    artifact: StoredArtifact, reply: Reply, method: str, send: Send, count: Callable[[int], None]
+    artifact: StoredArtifact, reply: Reply, send: Send, count: Callable[[int], None]
 ) -> None:
-    """Sends `reply` about `artifact`; tells `count` of all bytes that go to the connection.
+    """Sends `reply` with bytes of `artifact`; tells `count` of all bytes that go to the connection.
 
     Raises:
         Disconnected: the client went away.
         Damaged: the stored bytes are gone or cut.
     """
-    if method == "HEAD":
-        await send_small(reply, send)
-        return
     try:
         handle = os.open(artifact.path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -3,27 +3,39 @@
 On a port of its own, never for devices. OpenAPI at `/openapi.json`, `/docs`.
 """
 
+import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 from otaflux_policy.devices import DEVICE_ID_PATTERN, Device
 from otaflux_policy.models import ContractModel
 from otaflux_policy.reasons import DecisionReason
-from otaflux_policy.served import ServedArtifact, ServedRollout
+from otaflux_policy.served import Replica, ServedArtifact, ServedRollout
 from otaflux_server.artifacts import ArtifactStore
+from otaflux_server.counting import Counting
 from otaflux_server.decisions import Decisions
-from otaflux_server.devices import DeviceRecord, Devices
+from otaflux_server.devices import Devices
 from otaflux_server.explaining import Explanation, explain
 from otaflux_server.fetching import Fetcher
+from otaflux_server.listing import DeviceDetail, DevicePage, DeviceState, Listing, Search
 from otaflux_server.metrics import CONTENT_TYPE_LATEST, Metrics
 from otaflux_server.policies import PolicyStore
+from otaflux_server.previewing import Preview, preview
+from otaflux_server.replicas import Replicas
 from otaflux_server.settings import NAMESPACE_PATTERN
 
-NamespaceParameter = Annotated[str, Path(pattern=NAMESPACE_PATTERN)]
-DeviceParameter = Annotated[str, Path(pattern=DEVICE_ID_PATTERN)]
+DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+NamespaceParameter = Annotated[
+    str, Path(pattern=NAMESPACE_PATTERN, description="The namespace of the object or device.")
+]
+DeviceParameter = Annotated[str, Path(pattern=DEVICE_ID_PATTERN, description="The device id.")]
+RolloutParameter = Annotated[str, Path(max_length=253, description="The rollout's name.")]
 
 
 class StoredArtifactView(ContractModel):
@@ -43,41 +55,54 @@ class Artifacts(ContractModel):
     stored: tuple[StoredArtifactView, ...]
 
 
-class ReportView(ContractModel):
-    """What a device said of an update last."""
+class DeviceQuery(BaseModel):
+    """What devices are listed."""
 
-    at: datetime
-    release: str
-    state: str
-    code: str | None
-    message: str | None
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
+    namespace: Annotated[str, Field(pattern=NAMESPACE_PATTERN)] | None = Field(
+        None, description="The namespace of the devices; unset: all."
+    )
+    rollout: Annotated[str, Field(max_length=253)] | None = Field(
+        None, description="The rollout that has the device."
+    )
+    ring: Annotated[str, Field(max_length=63)] | None = Field(
+        None, description="The ring that the device counts in."
+    )
+    group: Annotated[str, Field(max_length=253)] | None = Field(
+        None, description="A DeviceGroup that the device is in."
+    )
+    reason: DecisionReason | None = Field(None, description="Of the last answer of this server.")
+    state: DeviceState | None = Field(
+        None, description="How far the device is with its rollout's release."
+    )
+    version: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="What the device says that it runs."
+    )
+    model: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="As the device says, else as its groups say."
+    )
+    seen_within: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Seconds; only devices that were heard of since."
+    )
+    limit: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Devices on a page.")
+    after: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="`next` of the page before."
+    )
 
-class DeviceView(ContractModel):
-    """A device that this server has seen."""
-
-    namespace: str
-    device: str
-    protocol: str
-    version: str | None
-    model: str | None
-    attributes: dict[str, str]
-    first_seen: datetime
-    last_seen: datetime
-    reason: DecisionReason | None
-    rollout: str | None
-    ring: str | None
-    offered: str | None
-    downloaded: str | None
-    downloaded_at: datetime | None
-    report: ReportView | None
-
-
-class DevicePage(ContractModel):
-    """One page; `next` is the parameter `after` of the following one, None at the end."""
-
-    devices: tuple[DeviceView, ...]
-    next: str | None
+    def search(self, now: float) -> Search:
+        """The search, at `now` in seconds since 1970."""
+        return Search(
+            namespace=self.namespace,
+            rollout=self.rollout,
+            ring=self.ring,
+            group=self.group,
+            reason=self.reason,
+            state=self.state,
+            version=self.version,
+            model=self.model,
+            seen_since=None if self.seen_within is None else now - self.seen_within,
+        )
 
 
 class Rejection(ContractModel):
@@ -96,6 +121,26 @@ class Readiness(ContractModel):
     detail: "ReadinessDetail | None" = None
 
 
+class EvidenceDetail(ContractModel):
+    """How it is with the record of what devices did. Readiness never depends on it.
+
+    `loaded`: what the database holds is known; until then every device gets `Hold`, and nothing
+    is counted. `settled`: all devices are counted by the policies in use. `waiting` facts are not
+    written yet, nor are `waiting_trips`; `dropped` found no room since the start, and `refused`
+    no database takes. `failure`: why facts wait (empty: they do not); `replicas`: why the other
+    replicas are not known (empty: they are, or there are none).
+    """
+
+    loaded: bool
+    settled: bool
+    waiting: int
+    waiting_trips: int
+    dropped: int
+    refused: int
+    failure: str
+    replicas: str
+
+
 class ReadinessDetail(ContractModel):
     """`disconnected`: why the last known policies are served (empty: they are current);
     `unsaved`: why they are not on disk (empty: they are)."""
@@ -106,6 +151,7 @@ class ReadinessDetail(ContractModel):
     rejected: tuple[Rejection, ...]
     artifacts: tuple[ServedArtifact, ...]
     devices: int
+    evidence: EvidenceDetail
 
 
 def internal_app(
@@ -115,24 +161,75 @@ def internal_app(
     fetcher: Fetcher,
     devices: Devices,
     decisions: Decisions,
+    counting: Counting,
+    replicas: Replicas,
     metrics: Metrics,
     served: Callable[[str, str], ServedRollout],
+    listening: Callable[[], bool],
     unsaved: Callable[[], str],
+    evidence: Callable[[], EvidenceDetail],
+    clock: Callable[[], float] = time.time,
 ) -> FastAPI:
-    """The application over these parts; `served` answers for one rollout."""
+    """The application over these parts; `served` answers for one rollout and all replicas.
+
+    `listening`: devices can connect.
+    """
     app = FastAPI(title="OtaFlux update server, internal API", version="v1")
+    listing = Listing(devices, policies, counting, decisions, clock)
+    # One at a time: each takes its slices of the event loop that polls are answered on.
+    searching = asyncio.Lock()
 
     @app.get("/internal/v1/rollouts")
     async def list_rollouts() -> list[ServedRollout]:
-        """Every rollout that has a policy in use or a refused one."""
+        """Every rollout that has a policy in use or a refused one, with its counts."""
         keys = {(policy.namespace, policy.name) for policy in policies.policies()}
         keys |= {key for kind, key in policies.rejections() if kind == "policies"}
         return [served(*key) for key in sorted(keys)]
 
     @app.get("/internal/v1/rollouts/{namespace}/{name}")
-    async def get_rollout(namespace: str, name: str) -> ServedRollout:
-        """What is served for the rollout; also answered for one that is not known (any more)."""
+    async def get_rollout(namespace: NamespaceParameter, name: RolloutParameter) -> ServedRollout:
+        """What all replicas serve of the rollout, how far its devices are, and its breaker.
+
+        Also answered for a rollout that is not known (any more).
+        """
         return served(namespace, name)
+
+    @app.get("/internal/v1/rollouts/{namespace}/{name}/preview")
+    async def preview_rollout(
+        namespace: NamespaceParameter,
+        name: RolloutParameter,
+        limit: Annotated[int, Query(ge=0, le=1000, description="Ids that are named of each.")] = 20,
+        digest: Annotated[
+            str | None,
+            Query(pattern=DIGEST_PATTERN, description="Tries another manifest digest."),
+        ] = None,
+    ) -> Preview:
+        """Which known devices each ring would take, also before anything is released.
+
+        For the candidate's shares, else the target's, else the stable release's; 404 for a
+        rollout without a policy in use.
+        """
+        rules = policies.rules(namespace)
+        policy = policies.policy(namespace, name)
+        if policy is None:
+            raise HTTPException(404, "no policy of the rollout is in use")
+        async with searching:
+            keys = devices.keys()
+            records = (devices.get(*key) for key in keys)
+            return await preview(
+                policy,
+                rules,
+                (record for record in records if record is not None),
+                counting.counted,
+                clock(),
+                limit=limit,
+                digest=digest,
+            )
+
+    @app.get("/internal/v1/replicas")
+    async def list_replicas() -> list[Replica]:
+        """The servers that share the database, and what each serves and stores."""
+        return replicas.all()
 
     @app.get("/internal/v1/artifacts")
     async def list_artifacts() -> Artifacts:
@@ -153,44 +250,47 @@ def internal_app(
 
     @app.get("/internal/v1/devices")
     async def list_devices(
-        namespace: Annotated[str | None, Query(pattern=NAMESPACE_PATTERN)] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        after: Annotated[str | None, Query(max_length=256)] = None,
+        search: Annotated[DeviceQuery, Query()],
     ) -> DevicePage:
-        """Devices seen, in order of namespace and id."""
+        """Known devices, in order of namespace and id; only those that fit every parameter."""
         start = None
-        if after is not None:
-            owner, slash, device = after.partition("/")
+        if search.after is not None:
+            owner, slash, device = search.after.partition("/")
             if not slash:
                 raise HTTPException(422, "after: write NAMESPACE/DEVICE, as `next` gives it")
             start = (owner, device)
-        records = devices.page(limit + 1, namespace=namespace, after=start)
-        page, more = records[:limit], len(records) > limit
-        return DevicePage(
-            devices=tuple(_device(record) for record in page),
-            next=f"{page[-1].device.namespace}/{page[-1].device.id}" if more else None,
-        )
+        async with searching:
+            return await listing.page(search.search(clock()), search.limit, start)
 
     @app.get("/internal/v1/devices/{namespace}/{device}")
-    async def get_device(namespace: NamespaceParameter, device: DeviceParameter) -> DeviceView:
-        """One device; 404 if it was not seen."""
+    async def get_device(namespace: NamespaceParameter, device: DeviceParameter) -> DeviceDetail:
+        """One device with its attempts and their facts; 404 if it is not known."""
         record = devices.get(namespace, device)
         if record is None:
-            raise HTTPException(404, "this server has not seen the device")
-        return _device(record)
+            raise HTTPException(404, "the device was never seen")
+        return listing.detail(record)
 
     @app.get("/internal/v1/devices/{namespace}/{device}/explain")
     async def explain_device(
         namespace: NamespaceParameter,
         device: DeviceParameter,
-        version: Annotated[str | None, Query(max_length=256)] = None,
-        model: Annotated[str | None, Query(max_length=256)] = None,
+        version: Annotated[
+            str | None, Query(max_length=256, description="A version that it might run.")
+        ] = None,
+        model: Annotated[
+            str | None, Query(max_length=256, description="A model that it might be.")
+        ] = None,
     ) -> Explanation:
-        """Why the device gets what it gets; `version` and `model` try what it does not run."""
+        """Why the device gets what it gets, every rule looked at, and what it waits for.
+
+        `version` and `model` try what it does not run.
+        """
         record = devices.get(namespace, device)
         known = record.device if record is not None else Device(namespace, device)
-        asked = Device(namespace, device, model or known.model, version or known.version)
-        return explain(asked, record, policies.rules(namespace), decisions)
+        digest = known.digest if version is None else None
+        asked = Device(namespace, device, model or known.model, version or known.version, digest)
+        now = datetime.fromtimestamp(clock(), UTC)
+        return explain(asked, record, policies.rules(namespace), decisions, counting, now)
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -198,11 +298,15 @@ def internal_app(
         return Response("ok\n", media_type="text/plain")
 
     @app.get("/readyz", response_model_exclude_none=True)
-    async def readyz(response: Response, verbose: str | None = None) -> Readiness:
+    async def readyz(
+        response: Response,
+        verbose: Annotated[str | None, Query(description="Given at all: with the detail.")] = None,
+    ) -> Readiness:
         """200 once polls can be answered, from current policies or from the last known ones."""
-        response.status_code = 200 if policies.ready else 503
+        ready = policies.ready and listening()
+        response.status_code = 200 if ready else 503
         if verbose is None:
-            return Readiness(ready=policies.ready)
+            return Readiness(ready=ready)
         rejected = (
             Rejection(kind=kind, namespace=key[0], name=key[1], why=why)
             for (kind, key), why in sorted(policies.rejections().items())
@@ -214,8 +318,9 @@ def internal_app(
             rejected=tuple(rejected),
             artifacts=tuple(fetcher.states()),
             devices=len(devices),
+            evidence=evidence(),
         )
-        return Readiness(ready=policies.ready, detail=detail)
+        return Readiness(ready=ready, detail=detail)
 
     @app.get("/metrics", include_in_schema=False)
     async def show_metrics() -> Response:
@@ -223,37 +328,3 @@ def internal_app(
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return app
-
-
-def _device(record: DeviceRecord) -> DeviceView:
-    report, transfer = record.report, record.transfer
-    decision = record.cached.decision if record.cached is not None else None
-    return DeviceView(
-        namespace=record.device.namespace,
-        device=record.device.id,
-        protocol=record.protocol,
-        version=record.device.version,
-        model=record.device.model,
-        attributes=dict(record.attributes),
-        first_seen=_time(record.first_seen),
-        last_seen=_time(record.last_seen),
-        reason=record.reason,
-        rollout=decision.rollout if decision else None,
-        ring=decision.ring if decision else None,
-        offered=decision.release.version if decision and decision.release else None,
-        downloaded=transfer.digest if transfer else None,
-        downloaded_at=_time(transfer.at) if transfer else None,
-        report=None
-        if report is None
-        else ReportView(
-            at=_time(record.reported_at or record.last_seen),
-            release=report.release,
-            state=report.state,
-            code=report.code,
-            message=report.message,
-        ),
-    )
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -16,6 +16,7 @@ from otaflux_server.kubernetes import KubernetesSource
 from otaflux_server.registries import PullCredentials
 from otaflux_server.serving import DataDirInUse, UpdateServer
 from otaflux_server.settings import Settings
+from otaflux_server.slices import seldom_collect
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ async def _run(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         async with update_server(settings):
+            seldom_collect()
             await stop.wait()
             log.info("stopping", seconds=settings.shutdown_seconds)
     except (DataDirInUse, OSError) as error:

@@ -1,14 +1,34 @@
 """The server's metrics (`/metrics`). No label ever holds a device id."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceState:
+    """How it is with the record of what devices did; counts since the start.
+
+    `loaded`: what the database holds is in memory. `waiting` rows are not written yet, `dropped`
+    ones found no room, `refused` ones no database takes. `failure` says why rows wait or the
+    database cannot be read (empty: it can), `last_write` is in seconds since 1970 (0: never).
+    """
+
+    loaded: bool
+    waiting: int
+    written: int
+    dropped: int
+    refused: int
+    failures: int
+    failure: str
+    last_write: float
 
 
 class Metrics:
@@ -30,10 +50,23 @@ class Metrics:
             ["protocol", "state"],
             registry=self.registry,
         )
+        self.reports_ignored = Counter(
+            "otaflux_reports_ignored",
+            "Reports that name no release of the device's attempt, nor one that it may come from.",
+            registry=self.registry,
+        )
+        self.claims = Counter(
+            "otaflux_claims",
+            "Offers, by what became of their claim in the database (Granted; Held: the device had "
+            "it already; Limited: no slot; Concluded: it has its outcome already; Unavailable: "
+            "the database could not be asked).",
+            ["result"],
+            registry=self.registry,
+        )
         self.downloads = Counter(
             "otaflux_downloads",
             "Downloads, by protocol and result (Complete: all bytes in one response; Part: one "
-            "range; Broken: the device went away).",
+            "range; Broken: the device went away, or the transfer was cut).",
             ["protocol", "result"],
             registry=self.registry,
         )
@@ -87,6 +120,10 @@ class Metrics:
         )
         self.devices = Gauge("otaflux_devices", "Devices remembered.", registry=self.registry)
 
+    def watch_evidence(self, state: Callable[[], EvidenceState]) -> None:
+        """Has what `state` gives shown."""
+        self.registry.register(_EvidenceMetrics(state))
+
     def polled(self, protocol: str, reason: str) -> None:
         """Counts one answered poll."""
         self._polls.counts[protocol, reason] += 1
@@ -115,3 +152,42 @@ class _Polls(Collector):
         for (protocol, reason), count in self.counts.items():
             family.add_metric([protocol, reason], count)
         yield family
+
+
+class _EvidenceMetrics(Collector):
+    """The record of what devices did, asked when metrics are."""
+
+    def __init__(self, state: Callable[[], EvidenceState]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        state = self._state()
+        yield GaugeMetricFamily(
+            "otaflux_evidence_loaded",
+            "1 once what the database holds is known; until then every device gets Hold.",
+            state.loaded,
+        )
+        yield GaugeMetricFamily(
+            "otaflux_evidence_failing",
+            "1 while the evidence database cannot be used: facts wait.",
+            bool(state.failure),
+        )
+        yield GaugeMetricFamily(
+            "otaflux_evidence_waiting_rows",
+            "Attempts and devices with facts that are not in the database yet.",
+            state.waiting,
+        )
+        yield GaugeMetricFamily(
+            "otaflux_evidence_last_write_timestamp_seconds",
+            "When facts were written to the database last.",
+            state.last_write,
+        )
+        for name, text, value in (
+            ("written", "Rows written to the evidence database.", state.written),
+            ("dropped", "Rows lost because the buffer was full.", state.dropped),
+            ("refused", "Rows lost because the database does not take them.", state.refused),
+        ):
+            yield CounterMetricFamily(f"otaflux_evidence_{name}_rows", text, value)
+        yield CounterMetricFamily(
+            "otaflux_evidence_write_failures", "Writes that failed.", state.failures
+        )

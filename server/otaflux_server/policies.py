@@ -59,6 +59,7 @@ class PolicyStore:
         self._runs: dict[Key, int] = {}
         self._generation = 0
         self._rules: dict[str, Rules] = {}
+        self._indexes: dict[str, Groups] = {}
         self._watchers: list[Callable[[], None]] = []
         self._batching = False
         self._changed = False
@@ -94,7 +95,11 @@ class PolicyStore:
             if not known and namespace not in self._unread:
                 return _NO_RULES if self.ready else _NOTHING_READ
             policies = sorted(self._policies.get(namespace, {}).values(), key=precedence)
-            groups = Groups(self._groups.get(namespace, {}).values())
+            # Not with every change of a policy: it may be an index of very many devices.
+            groups = self._indexes.get(namespace)
+            if groups is None:
+                groups = Groups(self._groups.get(namespace, {}).values())
+                self._indexes[namespace] = groups
             self._generation += 1
             held = not self.ready or namespace in self._unread
             rules = Rules(self._generation, tuple(policies), groups, held)
@@ -177,6 +182,7 @@ class PolicyStore:
         if current is not None and current.revision == group.revision:
             return True
         self._groups.setdefault(namespace, {})[name] = group
+        self._indexes.pop(namespace, None)
         if self._files is not None:
             self._files.save("groups", key, text)
         log.info("device group in use", namespace=namespace, group=name, revision=group.revision)
@@ -298,6 +304,8 @@ class PolicyStore:
         del found[namespace][name]
         if not found[namespace]:
             del found[namespace]
+        if kind == "groups":
+            self._indexes.pop(namespace, None)
         if self._files is not None:
             self._files.remove(kind, (namespace, name))
         log.info("object gone", kind=kind, namespace=namespace, name=name)

@@ -65,7 +65,7 @@ class Cycle(RequestResponseCycle):
         try:
             await app(self.scope, self.receive, self.send)
         except Disconnected:
-            if self.response_started and not self.response_complete:
+            if not self.response_complete:
                 self.transport.abort()  # the client must not wait for the rest
         except BaseException as error:
             self.logger.error("exception in the application", exc_info=error)

@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import secrets
 import socket
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,26 +16,40 @@ import structlog
 import uvicorn
 from uvicorn.server import ServerState
 
+from otaflux_policy.assessing import Spans
 from otaflux_policy.contract import SCHEMA_VERSION
-from otaflux_policy.served import ServedRollout
+from otaflux_policy.served import Replica, ServedRollout
 from otaflux_server.artifacts import ArtifactStore
+from otaflux_server.counting import Counting
 from otaflux_server.decisions import Decisions
 from otaflux_server.device_app import DeviceApp
 from otaflux_server.devices import Devices
+from otaflux_server.evidence.claiming import Claimer
+from otaflux_server.evidence.databases import newest_schema
+from otaflux_server.evidence.recording import Recorder
+from otaflux_server.evidence.records import Batch
+from otaflux_server.evidence.stores import Store
 from otaflux_server.fetching import ArtifactSource, Fetcher
 from otaflux_server.fleet import Fleet
 from otaflux_server.http import protocol_class, sweep
-from otaflux_server.internal import internal_app
-from otaflux_server.metrics import Metrics
+from otaflux_server.internal import EvidenceDetail, internal_app
+from otaflux_server.learning import Learning
+from otaflux_server.loading import Loader
+from otaflux_server.metrics import EvidenceState, Metrics
+from otaflux_server.offers import Database
 from otaflux_server.policies import PolicySource, PolicyStore
 from otaflux_server.policy_files import PolicyFiles
 from otaflux_server.registries import PullCredentials, RegistrySources
+from otaflux_server.replicas import Replicas, served_policy
+from otaflux_server.retaining import Retention
 from otaflux_server.settings import Settings, address
 
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 1024
 _SOURCE_RESTART_SECONDS = 1.0
+_LOAD_SECONDS = 10.0
+"""Devices are first listened to when the evidence is loaded, but at the latest then."""
 
 
 class DataDirInUse(Exception):
@@ -72,27 +89,107 @@ class UpdateServer:
             settings.artifacts,
             self.metrics,
         )
-        self.devices = Devices(settings.max_devices)
-        self.decisions = Decisions(self.policies, self.artifacts)
-        fleet = Fleet(self.decisions, self.devices, self.artifacts, settings, self.metrics)
+        self._started_at = datetime.now(UTC)
+        self._name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self._build_evidence()
         self.policies.subscribe(self._want)
         self.artifacts.subscribe(self._fetcher.refresh)
         self.credentials.subscribe(self._fetcher.retry_now)
-        self.device_app = DeviceApp(fleet)
+        self.device_app = DeviceApp(self.fleet)
         self.internal_app = internal_app(
             policies=self.policies,
             artifacts=self.artifacts,
             fetcher=self._fetcher,
             devices=self.devices,
             decisions=self.decisions,
+            counting=self.counting,
+            replicas=self.replicas,
             metrics=self.metrics,
             served=self.served,
+            listening=lambda: bool(self.device_url),
             unsaved=lambda: self._files.failure,
+            evidence=self._evidence_detail,
         )
         self._exit = contextlib.AsyncExitStack()
         self.device_url = ""
         """`http://HOST:PORT` while serving."""
         self.internal_url = ""
+
+    def _build_evidence(self) -> None:
+        options = self.settings.evidence
+        url = self.settings.evidence_url
+        shared = url.startswith("postgresql")
+        spans = Spans(
+            install_grace=timedelta(seconds=options.install_grace_seconds),
+            poll_gap=timedelta(seconds=options.poll_gap_seconds),
+            request_within=timedelta(seconds=options.request_within_seconds),
+        )
+        self._store = Store(url)
+        self._writes = _Writes(self._store)
+        self.recorder = Recorder(
+            self._writes,
+            interval=options.batch_seconds,
+            rows=options.batch_rows,
+            capacity=options.buffer_rows,
+            contact_interval=options.contact_seconds,
+        )
+        self._claimer = Claimer(self._store)
+        self.devices = Devices(self.settings.max_devices)
+        self.counting = Counting(
+            self.policies, spans=spans, scan_seconds=options.scan_seconds, store=self._store
+        )
+        self.decisions = Decisions(
+            self.policies, self.artifacts, spans=spans, counts=self.counting, loaded=False
+        )
+        self._learning = Learning(
+            self.policies,
+            self.decisions,
+            self.recorder,
+            self.counting,
+            contact_seconds=options.contact_seconds,
+            pin_seconds=self.settings.pin_seconds,
+        )
+        self.fleet = Fleet(
+            self.decisions,
+            self.devices,
+            self.artifacts,
+            self.policies,
+            self._learning,
+            self.counting,
+            Database(
+                claimer=self._claimer,
+                store=self._store,
+                recorder=self.recorder,
+                shared=shared,
+            ),
+            self.settings,
+            self.metrics,
+        )
+        self.counting.subscribe(lambda _namespace, _rollout: self.fleet.rules_changed())
+        self._loader = Loader(
+            url,
+            self._store,
+            self.devices,
+            self._learning,
+            self.counting,
+            self.policies,
+            self._evidence_loaded,
+            shared=shared,
+            refresh_seconds=options.refresh_seconds,
+        )
+        self.replicas = Replicas(
+            self._store if shared else None, self._own, interval=options.heartbeat_seconds
+        )
+        self._retention = Retention(
+            self._store,
+            self.policies,
+            self.devices,
+            self.counting.changed,
+            days=options.retention_days,
+        )
+        self.policies.subscribe(self.replicas.soon)
+        self.artifacts.subscribe(self.replicas.soon)
+        self.metrics.watch_evidence(self.evidence_state)
 
     def served(self, namespace: str, name: str) -> ServedRollout:
         """What is served for the rollout, as the internal API tells the operator."""
@@ -102,14 +199,62 @@ class UpdateServer:
             for release in (policy.releases if policy is not None else ())
             for artifact in release.artifacts
         )
-        return ServedRollout(
+        newest = self._learning.newest_runs.get((namespace, name), 0)
+        own = ServedRollout(
             namespace=namespace,
             name=name,
             revision=policy.revision if policy is not None else None,
             rejected=self.policies.rejected(namespace, name),
-            run=self.policies.run(namespace, name),
+            run=max(self.policies.run(namespace, name), newest),
             schema_versions=(SCHEMA_VERSION,),
             artifacts=tuple(self._fetcher.state(digest) for digest in digests),
+            counts=self.counting.counts(namespace, name),
+            trip=self.counting.trip(namespace, name),
+        )
+        return self.replicas.merge(own, policy)
+
+    def evidence_state(self) -> EvidenceState:
+        """How it is with the record of what devices did."""
+        counters = self.recorder.counters
+        return EvidenceState(
+            loaded=self._loader.is_loaded,
+            waiting=self.recorder.waiting,
+            written=counters.written,
+            dropped=counters.dropped,
+            refused=counters.refused,
+            failures=counters.failures,
+            failure=self.recorder.failure or self._loader.failure or "",
+            last_write=self._writes.at,
+        )
+
+    def _evidence_detail(self) -> EvidenceDetail:
+        state = self.evidence_state()
+        return EvidenceDetail(
+            loaded=state.loaded,
+            settled=self.counting.settled,
+            waiting=state.waiting,
+            waiting_trips=self.counting.breakers.unwritten,
+            dropped=state.dropped,
+            refused=state.refused,
+            failure=state.failure,
+            replicas=self.replicas.failure,
+        )
+
+    def _evidence_loaded(self, restored_at: datetime | None) -> None:
+        self.decisions.loaded = True
+        self.counting.loaded(restored_at)
+        self.fleet.rules_changed()
+        self.replicas.soon()
+
+    def _own(self) -> Replica:
+        return Replica(
+            name=self._name,
+            started_at=self._started_at,
+            seen_at=datetime.now(UTC),
+            database_schema=newest_schema(),
+            schema_versions=(SCHEMA_VERSION,),
+            policies=tuple(served_policy(policy) for policy in self.policies.policies()),
+            artifacts=tuple(self._fetcher.states()),
         )
 
     async def __aenter__(self) -> Self:
@@ -122,6 +267,17 @@ class UpdateServer:
             stack.push_async_callback(_end, asyncio.create_task(self._files.run()))
             stack.push_async_callback(self._fetcher.close)
             self._fetcher.start()
+            stack.push_async_callback(self._store.close)
+            await stack.enter_async_context(self.recorder)
+            await stack.enter_async_context(self._claimer)
+            await stack.enter_async_context(self.counting)
+            for name, running in (
+                ("evidence", self._loader.run),
+                ("fleet", self.fleet.run),
+                ("replicas", self.replicas.run),
+                ("retention", self._retention.run),
+            ):
+                stack.push_async_callback(_end, asyncio.create_task(running(), name=name))
             if self._source is not None:
                 source = asyncio.create_task(self._follow(self._source), name="policy source")
                 stack.push_async_callback(_end, source)
@@ -130,6 +286,9 @@ class UpdateServer:
             self.internal_url, _ = await self._serve(
                 servers, self.settings.internal_listen, self.internal_app, "httptools"
             )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOAD_SECONDS):
+                    await self._loader.tried.wait()
             limits = self.settings.connections
             self.device_url, state = await self._serve(
                 servers,
@@ -199,6 +358,19 @@ class UpdateServer:
         await server.start()
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{listener.getsockname()[1]}", server.server_state
+
+
+class _Writes:
+    """The store, and when facts were written to it last (seconds since 1970; 0: never)."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.at = 0.0
+
+    async def merge(self, batch: Batch) -> None:
+        """See `Store.merge`."""
+        await self._store.merge(batch)
+        self.at = time.time()
 
 
 class _Server(uvicorn.Server):

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from otaflux_policy.devices import DEVICE_ID_PATTERN
+from otaflux_server.evidence.databases import database_url
 
 NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _LISTEN = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]]*):(?P<port>\d{1,5})")
@@ -82,6 +83,69 @@ class ConnectionSettings(BaseModel):
     )
 
 
+class EvidenceSettings(BaseModel):
+    """The record of what devices did, and the spans by which it is judged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="`postgresql://USER:PASSWORD@HOST/NAME`, which several servers may share, or "
+        "`sqlite:///FILE`. Empty: `evidence.db` in the data directory.",
+    )
+    batch_seconds: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Facts are written to the database at least this often."
+    )
+    batch_rows: Annotated[int, Field(ge=1)] = Field(
+        1000, description="Rows that are written in one transaction; so many do not wait."
+    )
+    buffer_rows: Annotated[int, Field(ge=1)] = Field(
+        100_000,
+        description="Attempts, and as many devices, whose facts are kept in memory while the "
+        "database cannot be used.",
+    )
+    contact_seconds: Annotated[float, Field(ge=0)] = Field(
+        60.0,
+        description="That a device was there, and nothing else, is written at most this often.",
+    )
+    install_grace_seconds: Annotated[int, Field(ge=0)] = Field(
+        3600,
+        description="A device that reports its old version so long after a complete download "
+        "has failed (`RevertedAfterInstall`).",
+    )
+    poll_gap_seconds: Annotated[int, Field(ge=0)] = Field(
+        60,
+        description="A device that never reports a version counts as updated at its second poll "
+        "after a complete download, at least so long after it.",
+    )
+    request_within_seconds: Annotated[int, Field(ge=1)] = Field(
+        600,
+        description="A device that never reports, and polls again so long after its offer without "
+        "having fetched a byte, frees its slot (`NotRequested`).",
+    )
+    scan_seconds: Annotated[int, Field(ge=0)] = Field(
+        600,
+        description="A device that no DeviceGroup names exactly counts once two of its polls lie "
+        "so far apart: scanners do not.",
+    )
+    retention_days: Annotated[int, Field(ge=1)] = Field(
+        90, description="Ended runs, and devices unseen for so long, are deleted."
+    )
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="How often servers that share a database tell each other what they serve."
+    )
+    refresh_seconds: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="How often they read what the others recorded."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _valid_database_url(cls, text: SecretStr) -> SecretStr:
+        if text.get_secret_value():
+            database_url(text.get_secret_value())
+        return text
+
+
 class Settings(BaseSettings):
     """The update server's settings."""
 
@@ -95,7 +159,8 @@ class Settings(BaseSettings):
         description="Internal API, health and metrics: `HOST:PORT`. Not for devices.",
     )
     data_dir: Path = Field(
-        Path("/var/lib/otaflux"), description="Artifacts and the last known policies."
+        Path("/var/lib/otaflux"),
+        description="Artifacts, the last known policies, and the record of what devices did.",
     )
     default_namespace: Annotated[str, Field(pattern=NAMESPACE_PATTERN)] = Field(
         "default", description="Namespace of devices that use no `/t/<namespace>/` prefix."
@@ -112,13 +177,17 @@ class Settings(BaseSettings):
         600.0, description="How long `/firmware` gives what `/version` announced."
     )
     max_devices: Annotated[int, Field(ge=1)] = Field(
-        200_000, description="Devices remembered; beyond, those longest unseen are forgotten."
+        200_000,
+        description="Devices in memory; beyond, those longest unseen are left to the database.",
     )
     native: NativeSettings = Field(
         default_factory=lambda: NativeSettings(), description="The native protocol."
     )
     artifacts: ArtifactSettings = Field(
         default_factory=lambda: ArtifactSettings(), description="The artifact store."
+    )
+    evidence: EvidenceSettings = Field(
+        default_factory=lambda: EvidenceSettings(), description="The record of what devices did."
     )
     connections: ConnectionSettings = Field(
         default_factory=lambda: ConnectionSettings(), description="Limits of device connections."
@@ -150,6 +219,12 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`auto`: text on a terminal, else JSON."
     )
+
+    @property
+    def evidence_url(self) -> str:
+        """The URL of the database; it may hold a password."""
+        given = self.evidence.database_url.get_secret_value()
+        return given or f"sqlite:///{self.data_dir.absolute() / 'evidence.db'}"
 
     @field_validator("listen", "internal_listen")
     @classmethod

@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
+from otaflux_policy.attempts import IN_FLIGHT, AttemptState
+from otaflux_policy.evidence import Terms, standing
 from otaflux_policy.facts import Download, Facts, FirstOffer, ReportedFailure
-from otaflux_server.evidence.records import AttemptKey, DeviceFacts, Running, Said
+from otaflux_server.evidence.records import AttemptKey, DeviceFacts, Pin, Running, Said
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -18,12 +20,17 @@ def attempt(device: int | str, *, rollout: str = "thermostat", run: int = 1) -> 
     return AttemptKey("default", rollout, run, DIGEST, f"device-{device}")
 
 
+TERMS = Terms(device_timeout=timedelta(hours=24), polled=False)
+
+
+def judge(facts: Facts) -> AttemptState | None:
+    """How far the attempt is at `at(100)`."""
+    known = standing(facts, TERMS, at(100))
+    return None if known is None else known.state
+
+
 def in_flight(facts: Facts) -> bool:
-    """Enough for a test: whatever was offered and neither ended nor reported since."""
-    if facts.first_offer is None or facts.failure is not None or facts.target_last is not None:
-        return False
-    started = max(facts.first_offer.at, facts.last_offer or facts.first_offer.at)
-    return facts.offer_ended is None or facts.offer_ended < started
+    return judge(facts) in IN_FLIGHT
 
 
 # Few values, so that the same one is often met twice; microseconds and all.
@@ -60,4 +67,5 @@ device_facts = st.builds(
     said=st.none() | st.builds(Said, times, words, words),
     reported_first=maybe,
     running=st.none() | st.builds(Running, times, words),
+    pin=st.none() | st.builds(Pin, times, words, times),
 )

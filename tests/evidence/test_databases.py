@@ -1,15 +1,19 @@
 """URLs, migrations and copies."""
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from otaflux_policy.facts import Facts
-from otaflux_server.evidence.backups import BackupNotSupported, backup
+from otaflux_server.evidence import migrations
 from otaflux_server.evidence.databases import (
     InvalidDatabaseUrl,
     StoreUnavailable,
@@ -19,9 +23,9 @@ from otaflux_server.evidence.databases import (
     open_engine,
     transaction,
 )
-from otaflux_server.evidence.records import RunKey
+from otaflux_server.evidence.records import Batch, RunKey
 from otaflux_server.evidence.schema import metadata
-from otaflux_server.evidence.stores import Batch, Store
+from otaflux_server.evidence.stores import Store
 from tests.evidence.attempts import at, attempt
 from tests.fixtures.databases import Postgres
 
@@ -42,6 +46,27 @@ async def test_migrations_make_the_schema_of_the_code(database: str) -> None:
         await engine.dispose()
     assert revision == newest_schema()
     assert differences == []
+
+
+async def test_down_to_nothing_and_up_again(database: str) -> None:
+    def downgrade(connection: Connection) -> list[str]:
+        config = Config()
+        config.set_main_option("script_location", migrations.__path__[0])
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        return inspect(connection).get_table_names()
+
+    engine = open_engine(database)
+    try:
+        async with transaction(engine, writes=True) as connection:
+            assert await connection.run_sync(downgrade) == ["alembic_version"]
+    finally:
+        await engine.dispose()
+    await migrate(database)
+    async with Store(database) as store:
+        await store.merge(Batch({attempt(1): Facts(last_poll=at(1))}))
+        assert [item.key async for item in store.attempts(RUN)] == [attempt(1)]
 
 
 async def test_replicas_that_migrate_together(postgres_server: Postgres, tmp_path: Path) -> None:
@@ -78,27 +103,10 @@ async def test_nothing_listens(tmp_path: Path) -> None:
             await store.runs()
 
 
-async def test_a_copy_is_made_while_facts_are_written(sqlite_database: str, tmp_path: Path) -> None:
-    copy = tmp_path / "copy.db"
-    async with Store(sqlite_database) as store:
-        await store.merge(Batch({attempt(n): Facts(last_poll=at(n)) for n in range(500)}))
-        writing = asyncio.create_task(
-            store.merge(Batch({attempt(f"later-{n}"): Facts() for n in range(500)}))
-        )
-        await backup(sqlite_database, copy)
-        await writing
-    async with Store(f"sqlite:///{copy}") as store:
-        assert len([item async for item in store.attempts(RUN)]) in (500, 1000)
-    with pytest.raises(FileExistsError):
-        await backup(sqlite_database, copy)
-    assert not copy.with_name("copy.db.part").exists()
-
-
-async def test_copies_that_cannot_be_made(sqlite_database: str, tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailable):
-        await backup(sqlite_database, tmp_path / "missing" / "copy.db")
-    with pytest.raises(StoreUnavailable):
-        await backup(f"sqlite:///{tmp_path}/nothing.db", tmp_path / "copy.db")
-    with pytest.raises(BackupNotSupported, match="pg_dump"):
-        await backup("postgresql://user@127.0.0.1/otaflux", tmp_path / "copy.db")
-    assert not (tmp_path / "copy.db").exists()
+async def test_a_failure_is_named_and_tells_no_values(sqlite_database: str) -> None:
+    locker = sqlite3.connect(Path(sqlite_database.removeprefix("sqlite:///")), isolation_level=None)
+    with contextlib.closing(locker):
+        locker.execute("BEGIN IMMEDIATE")
+        async with Store(sqlite_database, busy_seconds=0) as store:
+            with pytest.raises(StoreUnavailable, match=r"\(SQLITE_BUSY\)"):
+                await store.merge(Batch({attempt("secret"): Facts()}))

@@ -2,9 +2,13 @@
 
 from datetime import timedelta
 
+from otaflux_policy.counts import Trip
 from otaflux_policy.facts import Download, Facts
-from otaflux_server.evidence.records import DeviceFacts, DeviceKey, RunKey, StoredRun
-from otaflux_server.evidence.stores import Batch, Store
+from otaflux_server.evidence.databases import open_engine, transaction
+from otaflux_server.evidence.merging import merging
+from otaflux_server.evidence.records import Batch, DeviceFacts, DeviceKey, RunKey, StoredRun
+from otaflux_server.evidence.rows import device_row
+from otaflux_server.evidence.stores import Store
 from tests.evidence.attempts import at, attempt
 
 RUN = RunKey("default", "thermostat", 1)
@@ -54,8 +58,8 @@ async def test_a_finished_run_is_pruned_in_steps(database: str) -> None:
         facts = {attempt(n): downloaded(n) for n in range(25)}
         await store.merge(Batch({**facts, attempt(1, run=2): downloaded(99)}))
         assert await store.runs() == [
-            StoredRun(RUN, 25, at(24)),
-            StoredRun(RunKey("default", "thermostat", 2), 1, at(99)),
+            StoredRun(RUN, 25, at(25)),
+            StoredRun(RunKey("default", "thermostat", 2), 1, at(100)),
         ]
         assert await store.newest_run("default", "thermostat") == 2
         assert await store.newest_run("default", "nothing") == 0
@@ -65,6 +69,67 @@ async def test_a_finished_run_is_pruned_in_steps(database: str) -> None:
         await store.merge(Batch({attempt(3): Facts()}))
         assert [item.facts async for item in store.attempts(RUN)] == [Facts()]
         assert len(await store.runs()) == 2
+
+
+async def test_runs_that_nobody_refers_to_are_pruned_once_unheard_of(database: str) -> None:
+    def trip(run: int, seconds: float) -> Trip:
+        return Trip(run=run, ring="canary", failed=3, updated=0, at=at(seconds))
+
+    async with Store(database) as store:
+        many = {attempt(n, run=1): downloaded(n % 7) for n in range(1500)}
+        kept = {
+            attempt(1, run=2): downloaded(1),
+            attempt(1, run=3): downloaded(100),
+            attempt(1, run=1, rollout="other"): Facts(first_byte=at(101)),
+        }
+        await store.merge(Batch({**many, **kept, attempt(1, run=9, rollout="none"): Facts()}))
+        for name, known in (
+            ("thermostat", trip(1, 5)),
+            ("thermostat", trip(2, 5)),
+            ("thermostat", trip(3, 5)),
+            ("gone", trip(4, 5)),
+            ("gone", trip(5, 100)),
+        ):
+            await store.trip("default", name, known)
+        assert await store.prune_runs({RunKey("default", "thermostat", 2)}, at(50)) == 1501
+        assert {run.key for run in await store.runs()} == {RunKey(*key[:3]) for key in kept}
+        left = {(found.rollout, found.trip.run) for found in await store.trips()}
+        assert left == {("thermostat", 2), ("thermostat", 3), ("gone", 5)}
+        assert await store.prune_runs(set(), at(1000)) == 3
+        assert await store.runs() == []
+        assert await store.trips() == []
+
+
+async def test_devices_beyond_the_cap_are_pruned_the_longest_unseen_first(database: str) -> None:
+    async with Store(database) as store:
+        devices = {DeviceKey("default", f"device-{n}"): seen(0, n) for n in range(20)}
+        await store.merge(Batch({attempt(n): downloaded(n) for n in range(20)}, devices))
+        assert await store.cap_devices(20) == 0
+        assert [await store.cap_devices(7, 10) for _ in range(3)] == [10, 3, 0]
+        left = {DeviceKey("default", f"device-{n}") for n in range(13, 20)}
+        assert {item.key async for item in store.devices()} == left
+        # With their attempts, and the downloads of these.
+        assert {item.key async for item in store.attempts(RUN)} == {
+            attempt(n) for n in range(13, 20)
+        }
+        await store.merge(Batch({attempt(3): Facts()}))
+        assert (await store.device_attempts(DeviceKey("default", "device-3")))[0].facts == Facts()
+
+
+async def test_devices_that_a_replica_hears_of_now_stay(postgres_database: str) -> None:
+    engine = open_engine(postgres_database)
+    try:
+        async with Store(postgres_database) as store:
+            old = {DeviceKey("default", f"device-{n}"): seen(0, 1) for n in range(3)}
+            await store.merge(Batch(devices=old))
+            async with transaction(engine, writes=True) as connection:
+                heard = device_row(DeviceKey("default", "device-1"), seen(0, 99), 1)
+                await connection.execute(merging("postgresql").devices, [heard])
+                assert await store.prune_devices(at(50)) == 2
+            assert await store.prune_devices(at(50)) == 0
+            assert [item.key.device async for item in store.devices()] == ["device-1"]
+    finally:
+        await engine.dispose()
 
 
 async def test_devices_long_unseen_are_pruned_in_steps(database: str) -> None:

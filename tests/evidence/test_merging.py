@@ -2,18 +2,31 @@
 
 import asyncio
 import itertools
+from dataclasses import replace
+from datetime import timedelta
 from functools import reduce
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from otaflux_policy.evidence import Terms, standing
 from otaflux_policy.facts import Facts, FirstOffer, ReportedFailure, join_all
-from otaflux_server.evidence.records import AttemptKey, DeviceFacts, DeviceKey, RunKey
-from otaflux_server.evidence.stores import Batch, Store
-from tests.evidence.attempts import DIGEST, at, attempt, device_facts, facts
+from otaflux_server.evidence.records import AttemptKey, Batch, DeviceFacts, DeviceKey, RunKey
+from otaflux_server.evidence.stores import Store
+from tests.evidence.attempts import DIGEST, TERMS, at, attempt, device_facts, facts
 
 _rollouts = itertools.count(1)
-_several = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_several = settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+HASTY = Terms(
+    device_timeout=timedelta(seconds=4),
+    polled=True,
+    install_grace=timedelta(seconds=1),
+    poll_gap=timedelta(seconds=1),
+    request_within=timedelta(seconds=1),
+)
 
 
 @st.composite
@@ -50,10 +63,15 @@ async def test_attempts_of_two_replicas(
     async with Store(database) as one, Store(database) as other:
         await asyncio.gather(deliver(one, replicas[0]), deliver(other, replicas[1]))
         stored = {item.key: item.facts async for item in one.attempts(run)}
-    assert stored == {
+    joined = {
         key(device): join_all(known for owner, known in parts if owner == device)
         for device, _ in parts
     }
+    assert stored == joined
+    for now in (at(-10), at(3), at(10), at(86_400), at(90_000)):
+        for terms in (TERMS, replace(TERMS, polled=True), HASTY):
+            states = {key: standing(known, terms, now) for key, known in stored.items()}
+            assert states == {key: standing(known, terms, now) for key, known in joined.items()}
 
 
 @_several

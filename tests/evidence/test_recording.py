@@ -1,9 +1,11 @@
 """Recording never waits, never raises, and loses nothing that there was room for."""
 
 import asyncio
-import resource
+import contextlib
 import sqlite3
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,20 @@ import pytest
 from otaflux_policy.facts import Facts
 from otaflux_server.evidence.databases import FactsRefused, StoreUnavailable, migrate
 from otaflux_server.evidence.recording import Recorder
-from otaflux_server.evidence.records import DeviceFacts, DeviceKey, RunKey, Running, Said
-from otaflux_server.evidence.stores import Batch, Store
+from otaflux_server.evidence.records import (
+    Batch,
+    DeviceFacts,
+    DeviceKey,
+    Pin,
+    RunKey,
+    Running,
+    Said,
+)
+from otaflux_server.evidence.stores import Store
 from tests.evidence.attempts import at, attempt
 from tests.fixtures.databases import Postgres
 
+ROOT = Path(__file__).parents[2]
 RUN = RunKey("default", "thermostat", 1)
 DEVICE = DeviceKey("default", "device-1")
 
@@ -172,6 +183,45 @@ async def test_a_contact_with_no_news_is_written_once_a_minute() -> None:
     assert store.merged[-1].devices[DEVICE].last_seen == at(63)
 
 
+async def test_a_pin_is_written_at_once_when_it_is_new_or_was_over() -> None:
+    store, now = Batches(), 1000.0
+
+    def pinned(seconds: float, digest: str = "sha256:1") -> DeviceFacts:
+        return replace(seen(seconds), pin=Pin(at(seconds), digest, at(seconds + 600)))
+
+    async with Recorder(store, interval=0.01, clock=lambda: now) as recorder:
+        for n, (facts, written) in enumerate(
+            (
+                (seen(0), True),
+                (pinned(1), True),
+                (pinned(30), False),
+                (pinned(31, "sha256:2"), True),
+                (pinned(630, "sha256:2"), False),
+                (pinned(631, "sha256:2"), True),
+                (pinned(632, ""), True),
+            )
+        ):
+            recorder.contact(DEVICE, facts)
+            if written:
+                await until(lambda: recorder.waiting == 0)
+            assert (n, recorder.waiting) == (n, 0 if written else 1)
+
+
+async def test_contacts_of_many_devices_are_all_written_in_the_end() -> None:
+    store, now = Batches(), 1000.0
+    devices = [DeviceKey("default", f"device-{n}") for n in range(50)]
+    async with Recorder(store, interval=0.01, capacity=20, clock=lambda: now) as recorder:
+        for turn in range(3):
+            for n, device in enumerate(devices):
+                recorder.contact(device, seen(turn * 60 + n))
+                if n % 10 == 9:
+                    await recorder.flush()
+            now += 31
+        assert recorder.counters.dropped == 0
+    last = {key: facts.last_seen for batch in store.merged for key, facts in batch.devices.items()}
+    assert last == {device: at(120 + n) for n, device in enumerate(devices)}
+
+
 async def test_postgresql_stopped_and_started(own_postgres: Postgres) -> None:
     url = own_postgres.new_database()
     await migrate(url)
@@ -211,20 +261,60 @@ async def test_a_locked_sqlite_file(sqlite_database: str) -> None:
         locker.close()
 
 
+_ON_A_FULL_DISK = """
+import asyncio, resource, sys
+from otaflux_policy.facts import Facts
+from otaflux_server.evidence.claims import Claim
+from otaflux_server.evidence.databases import StoreUnavailable
+from otaflux_server.evidence.records import Offer
+from otaflux_server.evidence.recording import Recorder
+from otaflux_server.evidence.stores import Store
+from tests.evidence.attempts import at, attempt, judge
+from tests.evidence.test_recording import until
+
+async def main() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with (
+        Store(sys.argv[1]) as store,
+        Recorder(store, interval=0.05, capacity=3000) as recorder,
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (128 * 1024, hard))
+        for n in range(3500):
+            recorder.record(attempt(n), Facts(last_poll=at(1)))
+        await until(lambda: recorder.counters.failures > 0)
+        assert recorder.waiting > 0
+        assert recorder.counters.dropped == 500
+        why = recorder.failure
+        assert why.endswith(("(SQLITE_FULL)", "(SQLITE_IOERR_WRITE)")), why
+        offers = [Offer(attempt(f"new-{n}"), "canary", at(n)) for n in range(1000)]
+        try:
+            await store.claim_all(offers, 5000, judge)
+        except StoreUnavailable:
+            pass
+        else:
+            raise AssertionError("the disk was not full")
+        assert [item async for item in store.devices()] == []
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        await until(lambda: recorder.waiting == 0)
+        assert recorder.failure is None
+        assert (await store.claim(offers[0], 1, judge)).claim is Claim.GRANTED
+
+asyncio.run(main())
+"""
+
+
 async def test_a_disk_that_takes_no_more_under_sqlite(sqlite_database: str) -> None:
     """A limit on the size of files stands for the disk: writing beyond fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    async with Store(sqlite_database) as store, Recorder(store, interval=0.05) as recorder:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (128 * 1024, before[1]))
-        try:
-            for n in range(3000):
-                recorder.record(attempt(n), Facts(last_poll=at(1)))
-            await until(lambda: recorder.counters.failures > 0)
-            assert recorder.waiting > 0
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        await until(lambda: recorder.waiting == 0)
-        assert len([item async for item in store.attempts(RUN)]) == 3000
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _ON_A_FULL_DISK, sqlite_database, cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    with contextlib.closing(sqlite3.connect(sqlite_database.removeprefix("sqlite:///"))) as file:
+        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    async with Store(sqlite_database) as store:
+        assert len([item async for item in store.attempts(RUN)]) == 3001
 
 
 async def test_a_sqlite_file_that_cannot_be_opened_for_now(

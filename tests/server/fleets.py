@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import zlib
@@ -27,10 +28,13 @@ from otaflux_oci import (
     Repository,
     Source,
 )
+from otaflux_policy.attempts import AttemptState
 from otaflux_policy.canonical import dumps, seal
 from otaflux_policy.contract import Artifact, Policy, Release, Ring
+from otaflux_policy.facts import Facts
 from otaflux_policy.groups import Group
 from otaflux_policy.selectors import DeviceSelector
+from otaflux_server.devices import DeviceRecord
 from otaflux_server.serving import UpdateServer
 from otaflux_server.settings import Settings
 
@@ -201,19 +205,73 @@ class Served:
         self.call(lambda: self.server.policies.remove_policy(NAMESPACE, name))
 
     def offer(self, version: str, content: bytes | None = None, **fields: Any) -> Release:
-        """Publishes a policy whose target is `version`, and waits until it is stored."""
+        """Publishes a policy whose target is `version`, and waits until all of it is stored."""
         content = firmware(version) if content is None else content
         self.source.add(content)
         target = release(version, content)
-        self.apply(policy(target=target, **fields))
-        self.wait(lambda: self.server.artifacts.get(target.firmware.digest) is not None)
+        self.publish(target=target, **fields)
         return target
+
+    def publish(self, **fields: Any) -> None:
+        """Publishes a policy with these fields, and waits until its releases are stored."""
+        item = policy(**fields)
+        for known in item.releases:
+            if known.firmware.digest == digest_of(firmware(known.version)):
+                self.source.add(firmware(known.version))
+        self.apply(item)
+        for known in item.releases:
+            self.stored(known)
+
+    def stored(self, known: Release) -> None:
+        """Waits until the release's bytes are stored."""
+        digest = known.firmware.digest
+        self.wait(lambda: self.server.artifacts.get(digest) is not None)
 
     def wait(self, condition: Callable[[], bool], seconds: float = 30) -> None:
         """Waits until `condition` holds on the server's loop."""
 
         running = asyncio.run_coroutine_threadsafe(until(condition, seconds), self._loop)
         running.result(seconds + 5)
+
+    def record(self, device: str) -> DeviceRecord:
+        """What is known of the device."""
+        record = self.server.devices.get(NAMESPACE, device)
+        assert record is not None
+        return record
+
+    def facts(self, device: str, run: int = 1, rollout: str = "thermostat") -> Facts:
+        """The facts of the device's only attempt in this run."""
+
+        def find() -> Facts:
+            attempts = self.record(device).attempts.get(rollout, {})
+            found = [facts for ref, facts in attempts.items() if ref.run == run]
+            assert len(found) <= 1
+            return found[0] if found else Facts()
+
+        return self.call(find)
+
+    def state(self, device: str, rollout: str = "thermostat") -> AttemptState | None:
+        """How far the device's deciding attempt is."""
+
+        def find() -> AttemptState | None:
+            server, record = self.server, self.record(device)
+            decided = server.policies.policy(NAMESPACE, rollout)
+            assert decided is not None
+            known = record.attempts.get(rollout, {})
+            now = datetime.fromtimestamp(server.decisions._clock(), UTC)
+            assessed = server.decisions.assess(decided, known, reports=record.reports, now=now)
+            return None if assessed.standing is None else assessed.standing.state
+
+        return self.call(find)
+
+    def reason(self, device: str, said: str = "") -> str:
+        """Polls natively; why the device gets what it gets."""
+        self.get(f"/version?device={device}{said}")
+        return self.call(lambda: str(self.record(device).reason))
+
+    def report(self, device: str, release: str, state: str, **more: str) -> None:
+        body = {"device": device, "release": release, "state": state, **more}
+        assert self.post("/api/v1/report", json.dumps(body).encode()).status == 200
 
     def connect(self) -> socket.socket:
         host, port = self.server.device_url.removeprefix("http://").split(":")

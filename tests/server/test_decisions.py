@@ -17,6 +17,7 @@ from otaflux_policy.groups import Group, Groups
 from otaflux_policy.reasons import DecisionReason
 from otaflux_server.artifacts import ArtifactStore, StoredArtifact
 from otaflux_server.decisions import Cached, Decisions
+from otaflux_server.devices import DeviceRecord
 from otaflux_server.metrics import Metrics
 from otaflux_server.policies import PolicyStore
 from otaflux_server.settings import ArtifactSettings
@@ -36,7 +37,7 @@ class World:
         self.decisions = Decisions(self.store, self.artifacts, clock=lambda: self.now)
         self.policies: dict[tuple[str, str], Policy] = {}
         self.groups: dict[tuple[str, str], Group] = {}
-        self.cached: dict[tuple[str, str], Cached] = {}
+        self.records: dict[tuple[str, str], DeviceRecord] = {}
         self.store.connected()
 
     def publish(self, item: Policy) -> None:
@@ -57,9 +58,16 @@ class World:
             self.artifacts._stored.pop(digest, None)
         self.artifacts._change()
 
-    def check(self, device: Device) -> None:
+    def decide(self, device: Device) -> Cached:
+        """As for a device that says this."""
         key = (device.namespace, device.id)
-        made = self.cached[key] = self.decisions.decide(device, self.cached.get(key))
+        record = self.records.setdefault(key, DeviceRecord(device, "test", self.now))
+        if record.device != device:
+            record.device, record.cached = device, None
+        return self.decisions.decide(record)
+
+    def check(self, device: Device) -> None:
+        made = self.decide(device)
         groups = (item for (owner, _), item in self.groups.items() if owner == device.namespace)
         now = datetime.fromtimestamp(self.now, UTC)
         evidence = Evidence(stored=set(self.artifacts.digests))
@@ -119,10 +127,9 @@ def world(tmp_path: Path) -> World:
 
 def test_nothing_changed_gives_the_very_same(world: World) -> None:
     world.publish(policy(target=release("1.4.0")))
-    device = Device(NAMESPACE, "a")
-    made = world.decisions.decide(device, None)
-    assert world.decisions.decide(Device(NAMESPACE, "a"), made) is made
-    assert world.decisions.decide(Device(NAMESPACE, "a", model="x"), made) is not made
+    made = world.decide(Device(NAMESPACE, "a"))
+    assert world.decide(Device(NAMESPACE, "a")) is made
+    assert world.decide(Device(NAMESPACE, "a", model="x")) is not made
 
 
 def test_a_window_opens_and_closes_by_itself(world: World) -> None:
@@ -130,13 +137,10 @@ def test_a_window_opens_and_closes_by_itself(world: World) -> None:
     world.have(target.firmware.digest, True)
     window = {"schedule": "0 2 * * *", "duration": 3600, "timeZone": "UTC"}
     world.publish(policy(target=target, windows=[window]))
-    device = Device(NAMESPACE, "a")
-    made = None
     reasons = []
     for hour in (1.0, 1.99, 2.0, 2.99, 3.0, 25.99, 26.0):
         world.now = START + hour * 3600
-        made = world.decisions.decide(device, made)
-        reasons.append(made.decision.reason.value)
+        reasons.append(world.decide(Device(NAMESPACE, "a")).decision.reason.value)
     closed, opened = "OutsideWindow", "Offered"
     assert reasons == [closed, closed, opened, opened, closed, closed, opened]
 
@@ -144,12 +148,13 @@ def test_a_window_opens_and_closes_by_itself(world: World) -> None:
 def test_without_any_policy_read_everything_holds(tmp_path: Path) -> None:
     store = PolicyStore(Metrics())
     artifacts = ArtifactStore(tmp_path, ArtifactSettings(), Metrics())
-    made = Decisions(store, artifacts).decide(Device(NAMESPACE, "a"), None)
+    record = DeviceRecord(Device(NAMESPACE, "a"), "test", START)
+    made = Decisions(store, artifacts).decide(record)
     assert made.decision.reason is DecisionReason.HOLD
 
 
 def test_a_policy_that_was_never_good_holds_its_namespace(world: World) -> None:
     world.store.reject_policy(NAMESPACE, "broken", "x")
     device, other = Device(NAMESPACE, "a"), Device("office", "a")
-    assert world.decisions.decide(device, None).decision.reason is DecisionReason.HOLD
-    assert world.decisions.decide(other, None).decision.reason is DecisionReason.NO_MATCH
+    assert world.decide(device).decision.reason is DecisionReason.HOLD
+    assert world.decide(other).decision.reason is DecisionReason.NO_MATCH

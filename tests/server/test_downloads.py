@@ -16,13 +16,14 @@ CONTENT = firmware("1.4.0", SIZE)
 HEX = hashlib.sha256(CONTENT).hexdigest()
 ETAG = f'"sha256:{HEX}"'
 PATHS = [f"/artifacts/sha256/{HEX}?device=a", "/firmware?device=a"]
+"""Of a device that runs the release, so that nothing it fetches is held against it."""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(settings(tmp_path_factory.mktemp("data"))) as server:
         server.offer("1.4.0", CONTENT)
-        assert server.get("/version?device=a").status == 200
+        assert server.get("/version?device=a&version=1.4.0").status == 200
         yield server
 
 

@@ -10,7 +10,8 @@ from otaflux_policy.devices import Device
 from otaflux_policy.groups import Group
 from otaflux_policy.reasons import DecisionReason
 from otaflux_server.artifacts import ArtifactStore
-from otaflux_server.decisions import Cached, Decisions
+from otaflux_server.decisions import Decisions
+from otaflux_server.devices import DeviceRecord
 from otaflux_server.metrics import Metrics
 from otaflux_server.policies import PolicyStore
 from otaflux_server.policy_files import PolicyFiles
@@ -37,11 +38,10 @@ class Asked:
 
     def __init__(self, store: PolicyStore, directory: Path) -> None:
         self.decisions = Decisions(store, ArtifactStore(directory, ArtifactSettings(), Metrics()))
-        self.cached: Cached | None = None
+        self.record = DeviceRecord(Device(NAMESPACE, "kitchen-1"), "test", 0.0)
 
     def reason(self) -> DecisionReason:
-        self.cached = self.decisions.decide(Device(NAMESPACE, "kitchen-1"), self.cached)
-        return self.cached.decision.reason
+        return self.decisions.decide(self.record).decision.reason
 
 
 def test_a_remembered_decision_follows_readiness_and_refusals(tmp_path: Path) -> None:

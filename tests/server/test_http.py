@@ -22,6 +22,9 @@ def served(
 ) -> Iterator[Served]:
     with serving(settings(tmp_path_factory.mktemp("data")), loop=request.param) as server:
         server.offer("1.4.0", CONTENT)
+        # A device that was updated: nothing that it fetches is held against it.
+        for said in ("", "&version=1.4.0"):
+            assert server.get(f"/version?device=a{said}").status == 200
         yield server
 
 

@@ -1,12 +1,13 @@
 """The internal API: what the operator, people and Prometheus see."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from otaflux_policy.contract import Ring
+from otaflux_policy.contract import FailureAction, FailureRule, Ring
 from otaflux_policy.served import ArtifactState, ServedRollout
 from tests.server.fleets import (
     NAMESPACE,
@@ -47,7 +48,11 @@ class TestRollouts:
         failed = found.artifacts[1]
         assert (failed.state, failed.reason) == (ArtifactState.FAILED, "RegistryUnreachable")
         assert failed.message == "nobody answers"
-        assert found == served.server.served(NAMESPACE, "thermostat")
+        told = served.call(lambda: served.server.served(NAMESPACE, "thermostat"))
+        assert found.counts is not None
+        assert told.counts is not None
+        counts = told.counts.model_copy(update={"at": found.counts.at})
+        assert found == told.model_copy(update={"counts": counts})
 
     def test_a_refused_policy_says_why(self, served: Served, api: httpx.Client) -> None:
         item = policy()
@@ -61,6 +66,37 @@ class TestRollouts:
         listed = [entry["name"] for entry in api.get("/internal/v1/rollouts").json()]
         assert listed == ["never-good", "thermostat"]
         assert 'otaflux_policies_rejected_total{kind="policies"} 2.0' in api.get("/metrics").text
+
+    def test_counts_and_breaker_are_told(self, served: Served, api: httpx.Client) -> None:
+        rule = FailureRule(max_percent=20, min_sample=2, action=FailureAction.PAUSE)
+        ring = Ring(name="canary", open=True, failure=rule)
+        target = served.offer("1.4.0", CONTENT, run=3, rings=(ring,))
+        served.apply(group("some", names=("a", "b", "c", "never-seen")))
+        for device in ("a", "b", "c", "scanner"):
+            served.get(f"/version?device={device}&version=1.3.0")
+        counts = rollout(api).counts
+        assert counts is not None
+        assert (counts.run, counts.release) == (3, target.digest)
+        canary = counts.ring("canary")
+        assert (canary.members, canary.offered, canary.active) == (3, 3, 3)
+        assert rollout(api).trip is None
+        for device in ("a", "b"):
+            served.get(f"/firmware?device={device}")
+            report = {"device": device, "release": "1.4.0", "state": "Failed", "code": "boot"}
+            served.post("/api/v1/report", json.dumps(report).encode())
+        found = rollout(api)
+        assert found.counts is not None
+        assert found.counts.ring("canary").codes == {"boot": 2}
+        assert found.trip is not None
+        assert (found.trip.run, found.trip.ring, found.trip.failed) == (3, "canary", 2)
+        assert b"1.4.0" not in served.get("/version?device=d&version=1.3.0").body
+        assert self.explained(api, "d")["reason"] == "BreakerOpen"
+        (listed,) = api.get("/internal/v1/rollouts").json()
+        assert listed["trip"]["failed"] == 2
+
+    def explained(self, api: httpx.Client, device: str) -> dict[str, Any]:
+        found: dict[str, Any] = api.get(f"/internal/v1/devices/home/{device}/explain").json()
+        return found
 
     def test_an_unknown_rollout_is_answered_with_its_run(
         self, served: Served, api: httpx.Client
@@ -90,16 +126,29 @@ class TestDevices:
         only = api.get("/internal/v1/devices", params={"namespace": "office"}).json()
         assert [entry["device"] for entry in only["devices"]] == ["a"]
 
-    @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "after=x", "namespace=A"])
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "limit=0",
+            "limit=1001",
+            "after=x",
+            "namespace=A",
+            "state=Sad",
+            "reason=Sad",
+            "seenWithin=0",
+            "seenWithin=nan",
+            "nobody=knows",
+        ],
+    )
     def test_wrong_parameters_are_422(self, api: httpx.Client, query: str) -> None:
         assert api.get(f"/internal/v1/devices?{query}").status_code == 422
 
     def test_what_is_known_of_one(self, served: Served, api: httpx.Client) -> None:
         assert api.get("/internal/v1/devices/home/a").status_code == 404
-        served.offer("1.4.0", CONTENT)
+        target = served.offer("1.4.0", CONTENT, run=2)
+        served.apply(group("some", names=("a",)))
         served.get("/version?device=a&version=1.3.0&model=m")
         served.get("/firmware?device=a")
-        served.post("/api/v1/report", b'{"device":"a","release":"1.4.0","state":"Updated"}')
         found = api.get("/internal/v1/devices/home/a").json()
         expected = {
             "version": "1.3.0",
@@ -107,15 +156,64 @@ class TestDevices:
             "reason": "Offered",
             "rollout": "thermostat",
             "ring": "all",
+            "state": "Downloaded",
+            "counted": True,
             "offered": "1.4.0",
             "downloaded": digest_of(CONTENT),
         }
         assert {name: found[name] for name in expected} == expected
-        assert found["report"]["state"] == "Updated"
+        (attempt,) = found["attempts"]
+        assert (attempt["rollout"], attempt["run"], attempt["digest"], attempt["state"]) == (
+            "thermostat",
+            2,
+            target.digest,
+            "Downloaded",
+        )
+        assert attempt["facts"]["ring"] == "all"
+        assert attempt["facts"]["firstByte"] is not None
+        assert len(attempt["facts"]["downloads"]) == 1
+        served.post(
+            "/api/v1/report", b'{"device":"a","release":"1.4.0","state":"Failed","code":"x"}'
+        )
+        found = api.get("/internal/v1/devices/home/a").json()
+        assert found["report"]["state"] == "Failed"
+        assert (found["state"], found["attempts"][0]["code"]) == ("Failed", "x")
+
+    def test_they_are_searched(self, served: Served, api: httpx.Client) -> None:
+        served.offer(
+            "1.4.0",
+            CONTENT,
+            rings=(Ring(name="canary", selector={"names": ["c*"]}, open=True), Ring(name="rest")),
+        )
+        served.apply(group("canaries", names=("c1", "c2"), model="m2"))
+        for device in ("c1", "c2", "r1", "r2"):
+            served.get(f"/version?device={device}&version=1.{device[1]}.0")
+        served.get("/firmware?device=c2")
+        served.get("/t/office/version?device=c1&version=1.1.0")
+
+        def names(**parameters: str | float) -> list[str]:
+            query: dict[str, str | float] = {"namespace": "home"}
+            answer = api.get("/internal/v1/devices", params=query | parameters)
+            assert answer.status_code == 200, answer.text
+            return [entry["device"] for entry in answer.json()["devices"]]
+
+        assert names() == ["c1", "c2", "r1", "r2"]
+        assert names(rollout="thermostat", ring="rest") == ["r1", "r2"]
+        assert names(ring="canary", state="Downloaded") == ["c2"]
+        assert names(state="Pending") == ["r1", "r2"]
+        assert names(reason="RingClosed") == ["r1", "r2"]
+        assert names(version="1.1.0") == ["c1", "r1"]
+        assert names(model="m2") == ["c1", "c2"]
+        assert names(group="canaries", version="1.2.0") == ["c2"]
+        assert names(rollout="another") == []
+        assert names(seenWithin=3600) == names()
+        records = served.server.devices
+        served.call(lambda: setattr(records.get("home", "r1"), "last_seen", 1.0))
+        assert names(seenWithin=3600) == ["c1", "c2", "r2"]
 
     def test_they_are_bounded(self, served: Served) -> None:
         devices = served.server.devices
-        served.call(lambda: setattr(devices, "_limit", 3))
+        served.call(lambda: setattr(devices, "limit", 3))
         for device in ("a", "b", "c", "a", "d"):
             served.get(f"/version?device={device}")
         assert {record.device.id for record in devices.page(10)} == {"a", "c", "d"}
@@ -213,10 +311,30 @@ def test_readiness(served: Served, api: httpx.Client) -> None:
     assert api.get("/readyz").json() == {"ready": True}
     verbose = api.get("/readyz?verbose").json()
     assert (verbose["ready"], verbose["detail"]["policies"]) == (True, 1)
+    assert verbose["detail"]["evidence"] == {
+        "loaded": True,
+        "settled": True,
+        "waiting": 0,
+        "waitingTrips": 0,
+        "dropped": 0,
+        "refused": 0,
+        "failure": "",
+        "replicas": "",
+    }
     served.call(lambda: served.server.policies.disconnected("the API server is unreachable"))
     answer = api.get("/readyz?verbose")
     assert answer.status_code == 200
     assert answer.json()["detail"]["disconnected"] == "the API server is unreachable"
+
+
+def test_replicas(served: Served, api: httpx.Client) -> None:
+    served.offer("1.4.0", CONTENT)
+    (replica,) = api.get("/internal/v1/replicas").json()
+    assert (replica["live"], replica["schemaVersions"]) == (True, [1])
+    assert [(entry["name"], entry["namespace"]) for entry in replica["policies"]] == [
+        ("thermostat", NAMESPACE)
+    ]
+    assert [entry["state"] for entry in replica["artifacts"]] == ["Stored"]
 
 
 def test_health(api: httpx.Client) -> None:
@@ -254,6 +372,9 @@ def test_openapi_describes_it(api: httpx.Client) -> None:
     paths = api.get("/openapi.json").json()["paths"]
     assert "/internal/v1/rollouts/{namespace}/{name}" in paths
     assert all(operation["get"]["description"] for operation in paths.values())
+    for operation in paths.values():
+        for parameter in operation["get"].get("parameters", []):
+            assert parameter["description"], parameter["name"]
 
 
 def test_devices_cannot_reach_it(served: Served) -> None:

@@ -322,9 +322,11 @@ def test_a_closed_ring_gets_the_stable_release(served: Served) -> None:
     assert served.get("/firmware?device=kitchen-1").body == stable
 
 
-def test_a_ring_with_max_concurrent_starts_nobody_yet(served: Served) -> None:
-    served.offer("1.4.0", CONTENT, rings=(Ring(name="all", open=True, max_concurrent=5),))
-    assert b"ConcurrencyLimit" in served.get("/version?device=a").body
+def test_a_ring_with_max_concurrent_starts_no_more(served: Served) -> None:
+    served.offer("1.4.0", CONTENT, rings=(Ring(name="all", open=True, max_concurrent=2),))
+    for device in "aba":
+        assert served.get(f"/version?device={device}").body == version_body("1.4.0", CONTENT)
+    assert b"ConcurrencyLimit" in served.get("/version?device=c").body
 
 
 def test_what_is_not_stored_is_not_offered(served: Served) -> None:

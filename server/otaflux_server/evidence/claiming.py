@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from otaflux_server.evidence.claims import Claim, InFlight
+from otaflux_server.evidence.claims import Claimed, Judge
 from otaflux_server.evidence.databases import StoreUnavailable
 from otaflux_server.evidence.records import Offer
 
@@ -17,8 +17,8 @@ class ClaimsAll(Protocol):
     """Where claims go (`Store`)."""
 
     async def claim_all(
-        self, offers: Sequence[Offer], limit: int | None, in_flight: InFlight
-    ) -> list[Claim]:
+        self, offers: Sequence[Offer], limit: int | None, judge: Judge
+    ) -> list[Claimed]:
         """Raises StoreUnavailable."""
 
 
@@ -26,8 +26,8 @@ class ClaimsAll(Protocol):
 class _Waiting:
     offer: Offer
     limit: int | None
-    in_flight: InFlight
-    claim: "asyncio.Future[Claim]"
+    judge: Judge
+    claim: "asyncio.Future[Claimed]"
 
 
 class Claimer:
@@ -52,7 +52,7 @@ class Claimer:
         """Waits for the claims under way."""
         await asyncio.gather(*self._tasks.values())
 
-    async def claim(self, offer: Offer, limit: int | None, in_flight: InFlight) -> Claim:
+    async def claim(self, offer: Offer, limit: int | None, judge: Judge) -> Claimed:
         """See `Store.claim`. Of those that share a transaction, the last one's limit holds.
 
         Raises:
@@ -61,8 +61,8 @@ class Claimer:
         if self._count >= self._capacity:
             raise StoreUnavailable("too many claims wait for the evidence database")
         ring = (*offer.key[:3], offer.ring)
-        claim: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(ring, deque()).append(_Waiting(offer, limit, in_flight, claim))
+        claim: asyncio.Future[Claimed] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(ring, deque()).append(_Waiting(offer, limit, judge, claim))
         self._count += 1
         if ring not in self._tasks:
             self._tasks[ring] = asyncio.create_task(self._run(ring), name="claims")
@@ -85,7 +85,7 @@ class Claimer:
         last = group[-1]
         try:
             offers = [waiting.offer for waiting in group]
-            claims = await self._store.claim_all(offers, last.limit, last.in_flight)
+            claims = await self._store.claim_all(offers, last.limit, last.judge)
         except Exception as error:  # every caller gets it
             for waiting in group:
                 if not waiting.claim.done():

@@ -3,26 +3,42 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, select, text, tuple_, update
+from sqlalchemy import bindparam, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from otaflux_policy.attempts import IN_FLIGHT, AttemptState
 from otaflux_policy.facts import Facts, FirstOffer
 from otaflux_server.evidence.merging import Dialect, merging
-from otaflux_server.evidence.records import AttemptKey, Offer, StoredAttempt
-from otaflux_server.evidence.rows import attempt_row, key_parameters, slot_of, stored_attempts
-from otaflux_server.evidence.schema import OPEN_SLOTS, attempts, downloads
+from otaflux_server.evidence.reading import read_attempts
+from otaflux_server.evidence.records import (
+    AttemptKey,
+    DeviceFacts,
+    DeviceKey,
+    Offer,
+    Pin,
+    RunKey,
+)
+from otaflux_server.evidence.rows import (
+    attempt_row,
+    device_row,
+    key_parameters,
+    slot_of,
+)
+from otaflux_server.evidence.schema import OPEN_SLOTS, attempts
+from otaflux_server.evidence.ticks import this_tick
 
-InFlight = Callable[[Facts], bool]
-"""Whether an attempt with these facts takes a slot now."""
+Judge = Callable[[Facts], AttemptState | None]
+"""How far an attempt with these facts is now; None where there is none."""
 
 MOST_TOGETHER = 1000
 """Offers that are claimed in one transaction."""
 
+_GRANTABLE = frozenset({None, AttemptState.WITHDRAWN, AttemptState.NOT_REQUESTED})
 _PAGE = 500
-_Seen = tuple[AttemptKey, int]
-"""An attempt, and how many changes it had when it was judged."""
+_Read = tuple[AttemptKey, int]
+"""An attempt, and the transaction that had changed it last when it was judged."""
 
 
 class Claim(StrEnum):
@@ -33,6 +49,15 @@ class Claim(StrEnum):
     """The device's attempt was in flight already: it keeps its slot."""
     LIMITED = "Limited"
     """The ring has as many attempts in flight as it may."""
+    CONCLUDED = "Concluded"
+    """The attempt has its outcome already: Updated, Failed or TimedOut."""
+
+
+class Claimed(NamedTuple):
+    """What became of an offer, and all that is stored of its attempt after that."""
+
+    claim: Claim
+    facts: Facts
 
 
 async def claim_all(
@@ -40,8 +65,8 @@ async def claim_all(
     dialect: Dialect,
     offers: Sequence[Offer],
     limit: int | None,
-    in_flight: InFlight,
-) -> list[Claim]:
+    judge: Judge,
+) -> list[Claimed]:
     """See `Store.claim_all`; within a writing transaction."""
     if not offers:
         return []
@@ -54,37 +79,87 @@ async def claim_all(
         await connection.execute(
             text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(slot)}
         )
-    columns = tuple_(*(attempts.c[name] for name in AttemptKey._fields))
-    keys = [tuple(offer.key) for offer in offers]
-    found = await _read(connection, select(attempts).where(columns.in_(keys)))
-    known = {attempt.key: attempt.facts for attempt, _ in found}
-    free, concluded = len(offers), list[_Seen]()
+    known = await _known(connection, [offer.key for offer in offers])
+    free, concluded = len(offers), list[_Read]()
     if limit is not None:
-        taken, concluded = await _taken(connection, slot, limit, in_flight)
-        free = limit - taken
+        free, concluded = await _free(connection, slot, limit, len(offers), judge)
     claims: list[Claim] = []
     granted: dict[AttemptKey, Offer] = {}
     for offer in offers:
-        stored = known.get(offer.key)
-        began = stored is not None and stored.first_offer is not None and in_flight(stored)
-        if began or offer.key in granted:
-            claims.append(Claim.HELD)
-        elif len(granted) >= free:
-            claims.append(Claim.LIMITED)
-        else:
+        claim = Claim.HELD if offer.key in granted else _verdict(known.get(offer.key), judge)
+        if claim is Claim.GRANTED and len(granted) >= free:
+            claim = Claim.LIMITED
+        if claim is Claim.GRANTED:
             granted[offer.key] = offer
-            claims.append(Claim.GRANTED)
+        claims.append(claim)
+    pins = {
+        DeviceKey(offer.key.namespace, offer.key.device): offer.pin
+        for offer, claim in zip(offers, claims, strict=True)
+        if offer.pin is not None and claim in (Claim.GRANTED, Claim.HELD)
+    }
+    # In the order of `Store.merge`: devices first, each by key.
+    tick = await this_tick(connection) if pins or granted else 0
+    if pins:
+        await _pin(connection, dialect, pins, tick)
     if granted:
-        await _write(connection, dialect, [granted[key] for key in sorted(granted)])
-    await _conclude(connection, [seen for seen in concluded if seen[0] not in granted])
-    return claims
+        await _write(connection, dialect, [granted[key] for key in sorted(granted)], tick)
+        # A replica may have told more between our reading and our writing.
+        known |= await _known(connection, list(granted))
+    await _conclude(connection, [read for read in concluded if read[0] not in granted])
+    return [
+        Claimed(claim, known.get(offer.key, Facts()))
+        for offer, claim in zip(offers, claims, strict=True)
+    ]
 
 
-async def _write(connection: AsyncConnection, dialect: Dialect, offers: list[Offer]) -> None:
+def _verdict(stored: Facts | None, judge: Judge) -> Claim:
+    """What becomes of the offer while the ring has room."""
+    state = None if stored is None else judge(stored)
+    if state in _GRANTABLE:
+        return Claim.GRANTED
+    if state in IN_FLIGHT:
+        # An attempt that was never offered, for all that is stored, has no slot to keep.
+        offered = stored is not None and stored.first_offer is not None
+        return Claim.HELD if offered else Claim.GRANTED
+    return Claim.CONCLUDED
+
+
+async def _known(
+    connection: AsyncConnection, keys: Sequence[AttemptKey]
+) -> dict[AttemptKey, Facts]:
+    """What is stored of these attempts of one run (and perhaps of others)."""
+    known: dict[AttemptKey, Facts] = {}
+    for start in range(0, len(keys), _PAGE):
+        some = keys[start : start + _PAGE]
+        query = select(attempts).where(
+            *(attempts.c[name] == getattr(some[0], name) for name in RunKey._fields),
+            attempts.c.digest.in_({key.digest for key in some}),
+            attempts.c.device.in_({key.device for key in some}),
+        )
+        known |= {
+            attempt.key: attempt.facts for attempt, _ in await read_attempts(connection, query)
+        }
+    return known
+
+
+async def _pin(
+    connection: AsyncConnection, dialect: Dialect, pins: dict[DeviceKey, Pin], tick: int
+) -> None:
+    rows = [
+        device_row(key, DeviceFacts(first_seen=pin.at, last_seen=pin.at, pin=pin), tick)
+        for key, pin in sorted(pins.items())
+    ]
+    await connection.execute(merging(dialect).devices, rows)
+
+
+async def _write(
+    connection: AsyncConnection, dialect: Dialect, offers: list[Offer], tick: int
+) -> None:
     rows = [
         attempt_row(
             offer.key,
             Facts(first_offer=FirstOffer(offer.at, offer.ring), last_offer=offer.at),
+            tick,
         )
         for offer in offers
     ]
@@ -97,11 +172,19 @@ async def _write(connection: AsyncConnection, dialect: Dialect, offers: list[Off
     )
 
 
-async def _taken(
-    connection: AsyncConnection, slot: str, limit: int, in_flight: InFlight
-) -> tuple[int, list[_Seen]]:
-    """Slots taken, counted up to `limit`, and the attempts that were found to take none."""
-    taken, concluded, after = 0, list[_Seen](), None
+async def _free(
+    connection: AsyncConnection, slot: str, limit: int, wanted: int, judge: Judge
+) -> tuple[int, list[_Read]]:
+    """Free slots, and the attempts that were found to take none.
+
+    No more are counted than `wanted` needs, and nothing is judged where there is room anyway.
+    """
+    open_slots = select(attempts.c.device).where(attempts.c.slot == slot, OPEN_SLOTS)
+    some = open_slots.limit(max(0, limit - wanted) + 1).subquery()
+    counted: int = (await connection.execute(select(func.count()).select_from(some))).scalar_one()
+    if counted + wanted <= limit:
+        return limit - counted, []
+    taken, concluded, after = 0, list[_Read](), None
     while True:
         query = (
             select(attempts)
@@ -111,48 +194,35 @@ async def _taken(
         )
         if after is not None:
             query = query.where(tuple_(attempts.c.digest, attempts.c.device) > after)
-        page = await _read(connection, query)
-        for (key, facts), changes in page:
-            if in_flight(facts):
+        page = await read_attempts(connection, query)
+        for (key, facts), changed in page:
+            if judge(facts) in IN_FLIGHT:
                 taken += 1
             else:
-                concluded.append((key, changes))
+                concluded.append((key, changed))
         if taken >= limit or len(page) < _PAGE:
-            return taken, concluded
-        last = page[-1][0].key
-        after = (last.digest, last.device)
+            return limit - taken, concluded
+        after = max((attempt.key.digest, attempt.key.device) for attempt, _ in page)
 
 
-async def _conclude(connection: AsyncConnection, seen: Sequence[_Seen]) -> None:
+async def _conclude(connection: AsyncConnection, read: Sequence[_Read]) -> None:
     """Marks the attempts, so that each is judged once after its facts and not with every claim.
 
     Those that a replica is writing to are left for the next time: waiting for them, with rows of
     our own locked, could be for ever.
     """
-    for start in range(0, len(seen), _PAGE):
-        expected = dict(seen[start : start + _PAGE])
+    for start in range(0, len(read), _PAGE):
+        expected = dict(read[start : start + _PAGE])
         columns = [attempts.c[name] for name in AttemptKey._fields]
         query = (
-            select(*columns, attempts.c.changes)
+            select(*columns, attempts.c.changed)
             .where(tuple_(*columns).in_([tuple(key) for key in expected]))
             .with_for_update(skip_locked=True)
         )
         rows = (await connection.execute(query)).all()
-        same = [key for *values, n in rows if expected[key := AttemptKey(*values)] == n]
+        same = [key for *values, last in rows if expected[key := AttemptKey(*values)] == last]
         if same:
             await _set(connection, same, {"concluded": True})
-
-
-async def _read(connection: AsyncConnection, query: Any) -> list[tuple[StoredAttempt, int]]:
-    """Attempts, each with its number of changes."""
-    rows = [dict(row) for row in (await connection.execute(query)).mappings()]
-    if not rows:
-        return []
-    keys = [tuple(row[name] for name in AttemptKey._fields) for row in rows]
-    columns = tuple_(*(downloads.c[name] for name in AttemptKey._fields))
-    complete = await connection.execute(select(downloads).where(columns.in_(keys)))
-    found = stored_attempts(rows, [dict(row) for row in complete.mappings()])
-    return [(attempt, row["changes"]) for attempt, row in zip(found, rows, strict=True)]
 
 
 async def _set(

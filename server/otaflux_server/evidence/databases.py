@@ -15,6 +15,8 @@ from sqlalchemy import URL, Connection, event, make_url, pool, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from otaflux_server.evidence.ticks import renumber
+
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 _WRITES = "otaflux_writes"
 _MIGRATION_LOCK = 0x6F7461666C7578  # "otaflux"
@@ -128,9 +130,8 @@ def _translated() -> Iterator[None]:
     ) as error:
         # Their texts may hold the URL or values.
         cause = getattr(error, "orig", None) or error
-        raise StoreUnavailable(
-            f"the evidence database cannot be used now ({type(cause).__name__})"
-        ) from None
+        name = getattr(cause, "sqlite_errorname", None) or type(cause).__name__
+        raise StoreUnavailable(f"the evidence database cannot be used now ({name})") from None
 
 
 def _config() -> Config:
@@ -147,10 +148,17 @@ def newest_schema() -> str:
     return head
 
 
+def known_schemas() -> frozenset[str]:
+    """The schema versions that this code can bring to the newest."""
+    script = ScriptDirectory.from_config(_config())
+    return frozenset(revision.revision for revision in script.walk_revisions())
+
+
 async def migrate(url: str) -> None:
     """Brings the database to the schema of this code; creates a missing SQLite file.
 
-    Replicas that start together wait for each other.
+    Replicas that start together wait for each other. A PostgreSQL database whose rows are of
+    another cluster was copied: it is marked as restored.
 
     Raises:
         InvalidDatabaseUrl, StoreUnavailable.
@@ -163,6 +171,8 @@ async def migrate(url: str) -> None:
                     text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK}
                 )
             await connection.run_sync(_upgrade)
+            if engine.dialect.name == "postgresql":
+                await renumber(connection)
     finally:
         await engine.dispose()
 

@@ -45,6 +45,11 @@ class Merging:
     """Parameters `key_…`: removes what comes after the attempt's earliest downloads."""
 
 
+def inserting(dialect: Dialect) -> Any:
+    """The database's own `insert(table)`, which knows ON CONFLICT."""
+    return postgresql.insert if dialect == "postgresql" else sqlite.insert
+
+
 @cache
 def merging(dialect: Dialect) -> Merging:
     """The statements for this database."""
@@ -59,7 +64,7 @@ def merging(dialect: Dialect) -> Merging:
         return greatest(func.coalesce(old, new), func.coalesce(new, old))
 
     def upsert(table: Table, **merges: _Merge) -> Any:
-        insert = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+        insert = inserting(dialect)(table)
         new = insert.excluded
         values = {name: merge(table.c[name], new[name]) for name, merge in merges.items()}
         return insert, values
@@ -77,6 +82,7 @@ def merging(dialect: Dialect) -> Merging:
         other_first=earlier,
         other_last=later,
         last_poll=later,
+        downloaded=later,
         slot=func.coalesce,
     )
     old, new = attempts.c, attempt.excluded
@@ -96,10 +102,11 @@ def merging(dialect: Dialect) -> Merging:
                 "restart_seen",
                 "other_last",
                 "failure",
+                "downloaded",
             )
         ),
     )
-    attempt_values["changes"] = old.changes + 1
+    attempt_values["changed"] = new.changed
     download, download_values = upsert(
         downloads, completed=earlier, first_poll=earlier, last_poll=later
     )
@@ -114,6 +121,8 @@ def merging(dialect: Dialect) -> Merging:
     old, new = devices.c, device.excluded
     device_values |= _pair(old, new, ("said", "model", "version"), first=False)
     device_values |= _pair(old, new, ("running_since", "running"), first=False)
+    device_values |= _pair(old, new, ("pinned", "pin_digest", "pin_until"), first=False)
+    device_values["changed"] = new.changed
     return Merging(
         attempts=attempt.on_conflict_do_update(index_elements=_ATTEMPT_KEY, set_=attempt_values),
         downloads=download.on_conflict_do_update(

@@ -13,8 +13,7 @@ import structlog
 
 from otaflux_policy.facts import Facts
 from otaflux_server.evidence.databases import FactsRefused, StoreUnavailable
-from otaflux_server.evidence.records import AttemptKey, DeviceFacts, DeviceKey
-from otaflux_server.evidence.stores import Batch
+from otaflux_server.evidence.records import AttemptKey, Batch, DeviceFacts, DeviceKey
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +43,8 @@ class Recorder:
     Recording never waits and never raises. Facts are merged every `interval` seconds, or as soon
     as `rows` wait. While the database cannot be used they are kept, up to `capacity` attempts and
     as many devices; of further ones nothing is kept, and `counters.dropped` grows. What is new of
-    a device only by its times is written once in `contact_interval` seconds.
+    a device only by its times is written once in `contact_interval` seconds; so is a pin that
+    goes on, which a crash may therefore shorten by so much.
     """
 
     def __init__(
@@ -146,12 +146,15 @@ class Recorder:
                 retry = min(retry * 2, max(_LONGEST_RETRY, self._interval))
 
     def _take_due(self) -> None:
+        """What was written longest ago comes first; who has nothing to add is forgotten."""
         due = self._clock() - self._contact_interval
-        for key in [key for key in self._contacts if self._written_at(key) <= due]:
-            self._devices[key] = self._contacts.pop(key)
-
-    def _written_at(self, key: DeviceKey) -> float:
-        return self._written[key][0] if key in self._written else float("-inf")
+        while self._written:
+            device, (at, _) = next(iter(self._written.items()))
+            if at > due:
+                return
+            del self._written[device]
+            if device in self._contacts:
+                self._devices[device] = self._contacts.pop(device)
 
     async def _write_waiting(self) -> bool:
         """Whether all of it could be written."""
@@ -197,9 +200,14 @@ class Recorder:
                 self._devices[device] = seen
             before = self._written.pop(device, None)
             self._written[device] = (now, contact if before is None else before[1].join(contact))
-            if len(self._written) > self._capacity:
-                self._written.popitem(last=False)
+        self._take_surplus()
         return True
+
+    def _take_surplus(self) -> None:
+        while len(self._written) > self._capacity:
+            device, _ = self._written.popitem(last=False)
+            if device in self._contacts:
+                self._devices[device] = self._contacts.pop(device)
 
     async def _merge(self, batch: Batch) -> None:
         """Merges the batch, but for what the database never takes."""
@@ -238,12 +246,17 @@ def _news(before: DeviceFacts, after: DeviceFacts) -> bool:
     """Whether there is more to write than that the device was there again."""
 
     def lasting(facts: DeviceFacts) -> tuple[object, ...]:
-        said, running = facts.said, facts.running
+        said, running, pin = facts.said, facts.running, facts.pin
         return (
             None if said is None else (said.model, said.version),
             None if running is None else running.digest,
             facts.reported_first,
             facts.first_poll is None,
+            None if pin is None else pin.digest,
         )
 
-    return lasting(before) != lasting(before.join(after))
+    both = before.join(after)
+    if lasting(before) != lasting(both):
+        return True
+    old, new = before.pin, both.pin
+    return old is not None and new is not None and new.at >= old.until

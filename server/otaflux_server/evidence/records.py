@@ -1,9 +1,11 @@
 """What the evidence store keeps, and by which keys."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 
+from otaflux_policy.counts import Trip
 from otaflux_policy.facts import Facts
 
 _T = TypeVar("_T")
@@ -49,13 +51,37 @@ class StoredRun(NamedTuple):
     last_fact: datetime | None
 
 
+class StoredTrip(NamedTuple):
+    """The breaker of one run, opened."""
+
+    namespace: str
+    rollout: str
+    trip: Trip
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pin:
+    """What `/version` told the device at `at`: until `until`, `/firmware` gives these bytes.
+
+    The latest counts; one without a digest breaks those before it.
+    """
+
+    at: datetime
+    digest: str
+    until: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A release that a device is to be offered now; `ring` is the one whose slot it takes."""
+    """A release that a device is to be offered now; `ring` is the one whose slot it takes.
+
+    `pin` is written to the device with it.
+    """
 
     key: AttemptKey
     ring: str
     at: datetime
+    pin: Pin | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,6 +116,7 @@ class DeviceFacts:
     said: Said | None = None
     reported_first: datetime | None = None
     running: Running | None = None
+    pin: Pin | None = None
 
     def join(self, other: "DeviceFacts") -> "DeviceFacts":
         """What both know."""
@@ -101,6 +128,7 @@ class DeviceFacts:
             said=max(_known(self.said, other.said), default=None),
             reported_first=min(_known(self.reported_first, other.reported_first), default=None),
             running=max(_known(self.running, other.running), default=None),
+            pin=max(_known(self.pin, other.pin), default=None),
         )
 
     def polled_over(self, span: timedelta) -> bool:
@@ -115,6 +143,54 @@ class StoredDevice(NamedTuple):
 
     key: DeviceKey
     facts: DeviceFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Facts to be merged: all of them or, on an error, none."""
+
+    attempts: Mapping[AttemptKey, Facts] = field(default_factory=dict)
+    devices: Mapping[DeviceKey, DeviceFacts] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.attempts) + len(self.devices)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Which transactions a reading could see: those below `below`, but for `but`."""
+
+    below: int
+    but: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Up to where changes were read; good for the store that made it, until it is restored.
+
+    All that `since` saw is read (None: nothing is). Of a reading that takes several pages,
+    `begun` is what its first page could see, and `devices_read` and `after` say how far it is.
+    """
+
+    since: Seen | None = None
+    begun: Seen | None = None
+    devices_read: bool = False
+    after: tuple[str | int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """One page of what was merged since a mark, by whomever.
+
+    The next call with `mark` goes on from here; `complete`: there was nothing more just now.
+    `trips` are all that are stored, and come with the last page.
+    """
+
+    attempts: list[StoredAttempt]
+    devices: list[StoredDevice]
+    trips: list[StoredTrip]
+    mark: Mark
+    complete: bool
 
 
 def _known(*values: _T | None) -> list[_T]:

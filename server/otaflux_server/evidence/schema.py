@@ -20,6 +20,11 @@ def _time(name: str) -> Column[int]:
     return Column(name, BigInteger)
 
 
+def _changed() -> Column[int]:
+    """The transaction that changed the row last (`Store.changed`)."""
+    return Column("changed", BigInteger, nullable=False)
+
+
 attempts = Table(
     "attempts",
     metadata,
@@ -43,12 +48,14 @@ attempts = Table(
     _time("failure"),
     Column("failure_code", TEXT),
     _time("last_poll"),
-    # No facts, but what claims look up: the ring whose slot the attempt takes (`rows.slot_of`),
-    # and whether it was found to take none any more. A new fact that could change that sets
-    # `concluded` back; `changes` counts merges: a verdict on older facts is not written.
+    # No facts, but what claims look up: the newest complete download, the ring whose slot the
+    # attempt takes (`rows.slot_of`), and whether it was found to take none any more. A new fact
+    # that could change that sets `concluded` back; a verdict on facts that have changed since is
+    # not written.
+    _time("downloaded"),
     Column("slot", TEXT),
     Column("concluded", Boolean, nullable=False, server_default=text("false")),
-    Column("changes", BigInteger, nullable=False, server_default=text("0")),
+    _changed(),
     sqlite_with_rowid=False,
 )
 Index(
@@ -60,6 +67,7 @@ Index(
     sqlite_where=OPEN_SLOTS,
 )
 Index("attempts_devices", attempts.c.namespace, attempts.c.device)
+Index("attempts_changed", attempts.c.changed)
 
 downloads = Table(
     "downloads",
@@ -91,6 +99,42 @@ devices = Table(
     _time("reported_first"),
     _time("running_since"),
     Column("running", TEXT),
+    _time("pinned"),
+    Column("pin_digest", TEXT),
+    _time("pin_until"),
+    _changed(),
     sqlite_with_rowid=False,
 )
 Index("devices_seen", devices.c.last_seen)
+Index("devices_changed", devices.c.changed)
+
+trips = Table(
+    "trips",
+    metadata,
+    _key("namespace"),
+    _key("rollout"),
+    Column("run", BigInteger, primary_key=True, autoincrement=False),
+    Column("ring", TEXT, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    _key("name"),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("replica", TEXT, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""`replica` is a `Replica` as JSON."""
+
+origin = Table(
+    "origin",
+    metadata,
+    Column("tick", BigInteger, nullable=False),
+    _time("restored_at"),
+)
+"""One row. `tick` counts SQLite's writing transactions; PostgreSQL has numbers of its own."""

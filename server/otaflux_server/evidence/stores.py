@@ -2,27 +2,32 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Self, cast
+from collections.abc import AsyncIterator, Sequence, Set
+from datetime import datetime, timedelta
+from typing import Self, cast
 
-from sqlalchemy import bindparam, delete, func, select, tuple_
+from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from otaflux_policy.facts import Facts
-from otaflux_server.evidence.claims import Claim, InFlight, claim_all
+from otaflux_policy.counts import Trip
+from otaflux_policy.served import Replica
+from otaflux_server.evidence import pruning
+from otaflux_server.evidence.claims import Claimed, Judge, claim_all
 from otaflux_server.evidence.databases import BUSY_SECONDS, open_engine, transaction
-from otaflux_server.evidence.merging import Dialect, merging
+from otaflux_server.evidence.merging import Dialect, inserting, merging
+from otaflux_server.evidence.reading import read_attempts, read_changes, read_trips
 from otaflux_server.evidence.records import (
-    AttemptKey,
+    Batch,
+    Changes,
     DeviceFacts,
     DeviceKey,
+    Mark,
     Offer,
     RunKey,
     StoredAttempt,
     StoredDevice,
     StoredRun,
+    StoredTrip,
 )
 from otaflux_server.evidence.rows import (
     attempt_row,
@@ -31,24 +36,35 @@ from otaflux_server.evidence.rows import (
     key_parameters,
     microseconds,
     moment,
-    stored_attempts,
+    replica_row,
     stored_device,
+    stored_replica,
+    stored_trip,
+    trip_row,
 )
-from otaflux_server.evidence.schema import attempts, devices, downloads
+from otaflux_server.evidence.schema import attempts, devices, origin, replicas, trips
+from otaflux_server.evidence.ticks import this_tick
 
 PAGE = 1000
-"""Rows that are read at one time."""
+"""Rows that are read or removed at one time."""
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Facts to be merged: all of them or, on an error, none."""
-
-    attempts: Mapping[AttemptKey, Facts] = field(default_factory=dict)
-    devices: Mapping[DeviceKey, DeviceFacts] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.attempts) + len(self.devices)
+_ALL_RUNS = 1_000_000
+_HEARD = (
+    "first_offer",
+    "last_offer",
+    "offer_ended",
+    "first_byte",
+    "last_request",
+    "install_reported",
+    "restart_seen",
+    "target_last",
+    "other_last",
+    "failure",
+    "last_poll",
+    "downloaded",
+)
+_LIVE_INTERVALS = 3
+_REPLICAS_KEPT = timedelta(days=1)
 
 
 class Store:
@@ -91,35 +107,100 @@ class Store:
         statements = merging(self._dialect)
         complete = [row for key, known in facts for row in download_rows(key, known)]
         async with self._write() as connection:
+            tick = await this_tick(connection)
             if contacts:
-                rows = [device_row(key, known) for key, known in contacts]
+                rows = [device_row(key, known, tick) for key, known in contacts]
                 await connection.execute(statements.devices, rows)
             if facts:
-                rows = [attempt_row(key, known) for key, known in facts]
+                rows = [attempt_row(key, known, tick) for key, known in facts]
                 await connection.execute(statements.attempts, rows)
             if complete:
                 await connection.execute(statements.downloads, complete)
                 keys = [key_parameters(key) for key, known in facts if known.downloads]
                 await connection.execute(statements.surplus_downloads, keys)
 
-    async def claim(self, offer: Offer, limit: int | None, in_flight: InFlight) -> Claim:
+    async def claim(self, offer: Offer, limit: int | None, judge: Judge) -> Claimed:
         """Writes the offer through, unless the ring has `limit` attempts in flight (None: any).
 
         Serialised per ring over all replicas. A device whose attempt is in flight already keeps
-        its slot. `in_flight` judges facts at the present time.
+        its slot; one that has its outcome gets none. `judge` judges facts at the present time.
+
+        Raises:
+            FactsRefused: the database never takes one of the values.
         """
-        return (await self.claim_all([offer], limit, in_flight))[0]
+        return (await self.claim_all([offer], limit, judge))[0]
 
     async def claim_all(
-        self, offers: Sequence[Offer], limit: int | None, in_flight: InFlight
-    ) -> list[Claim]:
+        self, offers: Sequence[Offer], limit: int | None, judge: Judge
+    ) -> list[Claimed]:
         """`claim` for offers of one ring of one run, first come, in one transaction.
 
         Raises:
             ValueError: they are of several rings or runs.
+            FactsRefused: the database never takes one of the values; none is claimed.
         """
         async with self._write() as connection:
-            return await claim_all(connection, self._dialect, offers, limit, in_flight)
+            return await claim_all(connection, self._dialect, offers, limit, judge)
+
+    async def changed(self, mark: Mark | None = None, limit: int = PAGE) -> Changes:
+        """A page of what was merged since `mark` was made (None: everything).
+
+        Call again with the page's mark: at once until it is complete, then whenever you like.
+        Nothing that was committed is left out; something may come twice. What is pruned does not
+        show.
+        """
+        async with transaction(self._engine, writes=False) as connection:
+            return await read_changes(connection, mark or Mark(), limit)
+
+    async def trip(self, namespace: str, rollout: str, trip: Trip) -> Trip:
+        """Latches the trip; returns the one that stands: the first of the run that was stored."""
+        row = trip_row(namespace, rollout, trip)
+        latch = inserting(self._dialect)(trips).on_conflict_do_nothing()
+        query = select(trips).where(*(trips.c[name] == row[name] for name in RunKey._fields))
+        async with self._write() as connection:
+            await connection.execute(latch, row)
+            return stored_trip(dict((await connection.execute(query)).mappings().one())).trip
+
+    async def trips(self) -> list[StoredTrip]:
+        """All trips that are stored."""
+        async with transaction(self._engine, writes=False) as connection:
+            return await read_trips(connection)
+
+    async def heartbeat(self, replica: Replica) -> None:
+        """Tells the other replicas of this one; forgets those not heard of for a day."""
+        insert = inserting(self._dialect)(replicas)
+        beat = insert.on_conflict_do_update(
+            index_elements=["name"],
+            set_={name: insert.excluded[name] for name in ("seen_at", "replica")},
+        )
+        gone = microseconds(replica.seen_at - _REPLICAS_KEPT)
+        async with self._write() as connection:
+            await connection.execute(delete(replicas).where(replicas.c.seen_at < gone))
+            await connection.execute(beat, replica_row(replica))
+
+    async def replicas(self, now: datetime, *, interval: float = 2.0) -> list[Replica]:
+        """All replicas by name; `live` are those seen within three heartbeats (`interval`: s).
+
+        Their clocks are taken to agree with ours that far.
+        """
+        query = select(replicas).order_by(replicas.c.name)
+        async with transaction(self._engine, writes=False) as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        oldest = now - timedelta(seconds=_LIVE_INTERVALS * interval)
+        known = [stored_replica(dict(row)) for row in rows]
+        return [replica.model_copy(update={"live": replica.seen_at >= oldest}) for replica in known]
+
+    async def restored_at(self) -> datetime | None:
+        """When the database was restored from a copy last; None: never."""
+        async with transaction(self._engine, writes=False) as connection:
+            stored = (await connection.execute(select(func.max(origin.c.restored_at)))).scalar_one()
+        return moment(stored)
+
+    async def mark_restored(self, at: datetime) -> None:
+        """Notes that the database was restored from a copy."""
+        noted = update(origin).values(restored_at=microseconds(at))
+        async with self._write() as connection:
+            await connection.execute(noted)
 
     async def attempts(self, run: RunKey, *, page: int = PAGE) -> AsyncIterator[StoredAttempt]:
         """All attempts of the run in order of digest and device, read page by page."""
@@ -136,25 +217,15 @@ class Store:
         self, run: RunKey, after: tuple[str, str] | None = None, limit: int = PAGE
     ) -> list[StoredAttempt]:
         """Up to `limit` attempts of the run, those behind the digest and device `after`."""
-        query = select(attempts).where(*_of_run(attempts, run))
-        place = tuple_(attempts.c.digest, attempts.c.device)
+        query = select(attempts).where(
+            *(attempts.c[name] == value for name, value in run._asdict().items())
+        )
         if after is not None:
-            query = query.where(place > after)
+            query = query.where(tuple_(attempts.c.digest, attempts.c.device) > after)
         query = query.order_by(attempts.c.digest, attempts.c.device).limit(limit)
         async with transaction(self._engine, writes=False) as connection:
-            rows = (await connection.execute(query)).mappings().all()
-            if not rows:
-                return []
-            first, last = rows[0], rows[-1]
-            place = tuple_(downloads.c.digest, downloads.c.device)
-            complete = await connection.execute(
-                select(downloads).where(
-                    *_of_run(downloads, run),
-                    place >= (first["digest"], first["device"]),
-                    place <= (last["digest"], last["device"]),
-                )
-            )
-            return stored_attempts(_plain(rows), _plain(complete.mappings()))
+            found = await read_attempts(connection, query)
+        return sorted((attempt for attempt, _ in found), key=lambda attempt: attempt.key)
 
     async def device_attempts(self, device: DeviceKey, limit: int = PAGE) -> list[StoredAttempt]:
         """The device's attempts, those of the highest runs first."""
@@ -165,11 +236,9 @@ class Store:
             .limit(limit)
         )
         async with transaction(self._engine, writes=False) as connection:
-            rows = (await connection.execute(query)).mappings().all()
-            keys = [tuple(row[name] for name in AttemptKey._fields) for row in rows]
-            key = tuple_(*(downloads.c[name] for name in AttemptKey._fields))
-            complete = await connection.execute(select(downloads).where(key.in_(keys)))
-            return stored_attempts(_plain(rows), _plain(complete.mappings()))
+            found = await read_attempts(connection, query)
+        stored = [attempt for attempt, _ in found]
+        return sorted(stored, key=lambda a: (-a.key.run, a.key.rollout, a.key.digest))
 
     async def device(self, key: DeviceKey) -> DeviceFacts | None:
         """What is stored of the device."""
@@ -201,23 +270,22 @@ class Store:
         query = query.order_by(devices.c.namespace, devices.c.device).limit(limit)
         async with transaction(self._engine, writes=False) as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [stored_device(row) for row in _plain(rows)]
+        return [stored_device(dict(row)) for row in rows]
 
     async def runs(self, limit: int = PAGE) -> list[StoredRun]:
         """Runs of which facts are stored, the longest unheard of first."""
-        heard = func.max(
-            func.coalesce(attempts.c.last_poll, attempts.c.last_offer, attempts.c.target_last)
-        )
+        greatest = func.greatest if self._dialect == "postgresql" else func.max
+        heard = func.max(greatest(*(func.coalesce(attempts.c[name], 0) for name in _HEARD)))
         key = (attempts.c.namespace, attempts.c.rollout, attempts.c.run)
         query = (
             select(*key, func.count().label("attempts"), heard.label("heard"))
             .group_by(*key)
-            .order_by(heard.nulls_first())
+            .order_by(heard, *key)
             .limit(limit)
         )
         async with transaction(self._engine, writes=False) as connection:
             rows = (await connection.execute(query)).all()
-        return [StoredRun(RunKey(*row[:3]), row[3], moment(row[4])) for row in rows]
+        return [StoredRun(RunKey(*row[:3]), row[3], moment(row[4] or None)) for row in rows]
 
     async def newest_run(self, namespace: str, rollout: str) -> int:
         """The highest run of which facts are stored; 0 where there is none."""
@@ -230,34 +298,37 @@ class Store:
     async def prune_run(self, run: RunKey, limit: int = PAGE) -> int:
         """Removes up to `limit` attempts of a finished run; how many: call again until 0."""
         async with self._write() as connection:
-            query = (
-                select(attempts.c.digest, attempts.c.device)
-                .where(*_of_run(attempts, run))
-                .order_by(attempts.c.digest, attempts.c.device)
-                .limit(limit)
-                .with_for_update()
-            )
-            keys = [
-                key_parameters(AttemptKey(*run, *row)) for row in await connection.execute(query)
-            ]
-            if keys:
-                for table in (downloads, attempts):
-                    await connection.execute(_delete_attempt(table), keys)
-            return len(keys)
+            return await pruning.remove_attempts(connection, run, limit)
+
+    async def prune_runs(self, keep: Set[RunKey], unheard_since: datetime) -> int:
+        """Removes runs not to `keep` and last heard of before: attempts and trips.
+
+        Returns how many attempts; in several transactions, so that others write meanwhile.
+        """
+        removed = 0
+        for run in await self.runs(_ALL_RUNS):
+            if run.key not in keep and (run.last_fact is None or run.last_fact < unheard_since):
+                while step := await self.prune_run(run.key):
+                    removed += step
+        async with self._write() as connection:
+            await pruning.remove_trips(connection, keep, unheard_since)
+        return removed
 
     async def prune_devices(self, unseen_since: datetime, limit: int = PAGE) -> int:
-        """Removes up to `limit` devices last seen before; their attempts go with their runs.
+        """Removes up to `limit` devices last seen before, with their attempts.
 
         Returns how many: call again until 0.
         """
-        unseen = devices.c.last_seen < microseconds(unseen_since)
-        oldest = select(devices.c.namespace, devices.c.device).where(unseen).limit(limit)
-        # Looked at twice: a replica may hear of the device in between.
-        query = delete(devices).where(
-            tuple_(devices.c.namespace, devices.c.device).in_(oldest), unseen
-        )
         async with self._write() as connection:
-            return (await connection.execute(query)).rowcount
+            return await pruning.remove_unseen(connection, unseen_since, limit)
+
+    async def cap_devices(self, most: int, limit: int = PAGE) -> int:
+        """Removes up to `limit` of the devices beyond `most`, the longest unseen first.
+
+        Returns how many: call again until 0.
+        """
+        async with self._write() as connection:
+            return await pruning.remove_beyond(connection, most, limit)
 
     @contextlib.asynccontextmanager
     async def _write(self) -> AsyncIterator[AsyncConnection]:
@@ -266,17 +337,3 @@ class Store:
             transaction(self._engine, writes=True) as connection,
         ):
             yield connection
-
-
-def _of_run(table: Any, run: RunKey) -> tuple[Any, ...]:
-    return tuple(table.c[name] == value for name, value in run._asdict().items())
-
-
-def _delete_attempt(table: Any) -> Any:
-    return delete(table).where(
-        *(table.c[name] == bindparam(f"key_{name}") for name in AttemptKey._fields)
-    )
-
-
-def _plain(rows: Iterable[Any]) -> list[dict[str, Any]]:
-    return [dict(row) for row in rows]

@@ -2,7 +2,9 @@
 
 Every request takes the same steps, as methods of an `Exchange`:
 
-    identify → observe → decide → answer → (the reply is sent) → record
+    identify → observe → (prepare) → decide → (claim → decide) → answer → (it is sent) → record
+
+An answer that begins an offer is claimed before it is given: the offer is in the database then.
 
 A new protocol is a module with a function `exchanges(fleet)` that maps paths to exchanges; a path
 that ends with `/` stands for all paths below it. Paths come without the prefix `/t/<namespace>`.
@@ -14,6 +16,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from otaflux_policy.decisions import Decision
+from otaflux_server.artifacts import StoredArtifact
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.fleet import Asking, Fleet
 from otaflux_server.replies import Refused, Reply, text_refusal
@@ -34,6 +37,9 @@ class Exchange(ABC):
     at_once: ClassVar[bool] = False
     """Whether a request is answered by its head alone: no body is read, no artifact is sent."""
 
+    pins: ClassVar[bool] = False
+    """Whether the answer pins the device to the artifact that it names."""
+
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
 
@@ -45,9 +51,18 @@ class Exchange(ABC):
     def observe(self, asking: Asking) -> DeviceRecord:
         """Takes note of it."""
 
-    def decide(self, record: DeviceRecord) -> Decision:
-        """What the device gets now."""
-        return self.fleet.decide(record)
+    async def prepare(self, record: DeviceRecord) -> None:
+        """Reads what the database knows of the device, where it has to be asked."""
+        if record.unread:
+            await self.fleet.read(record)
+
+    def decide(self, record: DeviceRecord, *, slot: bool = True) -> Decision:
+        """What the device gets now; without a `slot` no offer begins."""
+        return self.fleet.decide(record, slot=slot)
+
+    @abstractmethod
+    def begins(self, request: Request, record: DeviceRecord, decision: Decision) -> bool:
+        """Whether the answer would begin an offer."""
 
     @abstractmethod
     def answer(self, request: Request, record: DeviceRecord, decision: Decision) -> Reply:
@@ -72,21 +87,38 @@ class Poll(Exchange):
         return self.fleet.observe(self.protocol, asking)
 
     @override
+    def begins(self, request: Request, record: DeviceRecord, decision: Decision) -> bool:
+        offers = decision.release is not None and self.fleet.begins(record)
+        return offers and request.method != "HEAD"
+
+    @override
     def record(
         self, request: Request, record: DeviceRecord, decision: Decision, reply: Reply, sent: int
     ) -> None:
         record.reason = decision.reason
         self.fleet.metrics.polled(self.protocol, decision.reason)
+        self.fleet.polled(record, decision, answered=request.method != "HEAD")
 
 
 class Download(Exchange):
-    """A device fetches an artifact. Ranges and heads are no evidence of anything."""
+    """A device fetches an artifact. A HEAD is no evidence of anything."""
 
     methods = frozenset({"GET", "HEAD"})
 
     @override
     def observe(self, asking: Asking) -> DeviceRecord:
         return self.fleet.notice(self.protocol, asking)
+
+    @override
+    def begins(self, request: Request, record: DeviceRecord, decision: Decision) -> bool:
+        """A device may come straight for the bytes, or late: the offer is claimed (anew)."""
+        if request.method != "GET" or not self.fleet.begins(record):
+            return False
+        return self.wanted(request, record) is not None
+
+    @abstractmethod
+    def wanted(self, request: Request, record: DeviceRecord) -> StoredArtifact | None:
+        """What the device asks for, if that is what it gets."""
 
     @override
     def record(
@@ -101,6 +133,5 @@ class Download(Exchange):
             result = "Part"
         else:
             result = "Complete"
-            self.fleet.transferred(record, artifact)
         self.fleet.metrics.downloads.labels(self.protocol, result).inc()
         self.fleet.metrics.download_bytes.labels(self.protocol).inc(sent)

@@ -137,6 +137,10 @@ class JsonReport(Exchange):
         return self.fleet.notice(self.protocol, asking)
 
     @override
+    def begins(self, request: Request, record: DeviceRecord, decision: Decision) -> bool:
+        return False
+
+    @override
     def answer(self, request: Request, record: DeviceRecord, decision: Decision) -> Reply:
         return _json_reply(200, {})
 
@@ -144,7 +148,7 @@ class JsonReport(Exchange):
     def record(
         self, request: Request, record: DeviceRecord, decision: Decision, reply: Reply, sent: int
     ) -> None:
-        """Nothing: the report itself was the record."""
+        self.fleet.reported(record)
 
     @override
     def refuse(self, refused: Refused) -> Reply:
@@ -166,10 +170,17 @@ class ArtifactDownload(Download):
         )
 
     @override
-    def answer(self, request: Request, record: DeviceRecord, decision: Decision) -> Reply:
-        wanted = request.path.removeprefix(_ARTIFACTS)
+    def wanted(self, request: Request, record: DeviceRecord) -> StoredArtifact | None:
+        digest = request.path.removeprefix(_ARTIFACTS)
         artifact = self.fleet.stored(record)
-        if not _HEX.fullmatch(wanted) or artifact is None or artifact.sha256 != wanted:
+        if not _HEX.fullmatch(digest) or artifact is None or artifact.sha256 != digest:
+            return None
+        return artifact
+
+    @override
+    def answer(self, request: Request, record: DeviceRecord, decision: Decision) -> Reply:
+        artifact = self.wanted(request, record)
+        if artifact is None:
             return self.refuse(
                 Refused(404, f"the device does not get this artifact ({decision.reason.value})")
             )

@@ -42,6 +42,7 @@ class VersionPoll(Poll):
     protocol = NAME
     methods = frozenset({"GET", "HEAD"})
     at_once = True
+    pins = True
 
     def __init__(self, fleet: Fleet) -> None:
         super().__init__(fleet)
@@ -57,9 +58,9 @@ class VersionPoll(Poll):
         )
 
     @override
-    def decide(self, record: DeviceRecord) -> Decision:
+    def decide(self, record: DeviceRecord, *, slot: bool = True) -> Decision:
         """What the device gets, unless its client cannot read or take it."""
-        decision = self.fleet.decide(record)
+        decision = self.fleet.decide(record, slot=slot)
         release = decision.release
         if release is not None and obstacle(release, self.fleet.stored(record)):
             return replace(decision, release=None, reason=DecisionReason.ARTIFACT_UNAVAILABLE)
@@ -93,8 +94,21 @@ class FirmwareDownload(Download):
         return Asking(request.namespace, request.device(self.fleet.settings.native.default_device))
 
     @override
+    async def prepare(self, record: DeviceRecord) -> None:
+        """Another server may have told the device what to fetch."""
+        await super().prepare(record)
+        if self.fleet.shared:
+            self.fleet.decide(record)
+            if self.fleet.pinned(record) is None:
+                await self.fleet.read(record)
+
+    @override
+    def wanted(self, request: Request, record: DeviceRecord) -> StoredArtifact | None:
+        return self.fleet.pinned(record)
+
+    @override
     def answer(self, request: Request, record: DeviceRecord, decision: Decision) -> Reply:
-        artifact = self.fleet.pinned(record)
+        artifact = self.wanted(request, record)
         if artifact is None:
             why = f"nothing to download ({decision.reason.value}), ask /version first"
             return self.refuse(Refused(404, why))

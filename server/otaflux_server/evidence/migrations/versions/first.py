@@ -1,4 +1,4 @@
-"""Devices, attempts and downloads."""
+"""Devices, attempts and downloads; trips, replicas and where the copy came from."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,8 +13,8 @@ def _text() -> sa.types.TypeEngine[str]:
     return sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
-def _text_column(name: str, *, key: bool = False) -> sa.Column[str]:
-    return sa.Column(name, _text(), nullable=not key, primary_key=key)
+def _text_column(name: str, *, key: bool = False, required: bool = False) -> sa.Column[str]:
+    return sa.Column(name, _text(), nullable=not (key or required), primary_key=key)
 
 
 def _number(name: str, *, key: bool = False, required: bool = False) -> sa.Column[int]:
@@ -57,9 +57,10 @@ def upgrade() -> None:
         _number("failure"),
         _text_column("failure_code"),
         _number("last_poll"),
+        _number("downloaded"),
         _text_column("slot"),
         sa.Column("concluded", sa.Boolean(), nullable=False, server_default=sa.text("false")),
-        sa.Column("changes", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
+        _number("changed", required=True),
         sqlite_with_rowid=False,
     )
     open_slots = sa.text("NOT concluded AND slot IS NOT NULL")
@@ -71,6 +72,7 @@ def upgrade() -> None:
         sqlite_where=open_slots,
     )
     op.create_index("attempts_devices", "attempts", ["namespace", "device"])
+    op.create_index("attempts_changed", "attempts", ["changed"])
     op.create_table(
         "downloads",
         *_attempt_key(),
@@ -94,12 +96,37 @@ def upgrade() -> None:
         _number("reported_first"),
         _number("running_since"),
         _text_column("running"),
+        _number("pinned"),
+        _text_column("pin_digest"),
+        _number("pin_until"),
+        _number("changed", required=True),
         sqlite_with_rowid=False,
     )
     op.create_index("devices_seen", "devices", ["last_seen"])
+    op.create_index("devices_changed", "devices", ["changed"])
+    op.create_table(
+        "trips",
+        _text_column("namespace", key=True),
+        _text_column("rollout", key=True),
+        _number("run", key=True),
+        _text_column("ring", required=True),
+        _number("failed", required=True),
+        _number("updated", required=True),
+        _number("at", required=True),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "replicas",
+        _text_column("name", key=True),
+        _number("seen_at", required=True),
+        _text_column("replica", required=True),
+        sqlite_with_rowid=False,
+    )
+    origin = op.create_table("origin", _number("tick", required=True), _number("restored_at"))
+    op.bulk_insert(origin, [{"tick": 0, "restored_at": None}])
 
 
 def downgrade() -> None:
     """Removes the tables."""
-    for table in ("devices", "downloads", "attempts"):
+    for table in ("origin", "replicas", "trips", "devices", "downloads", "attempts"):
         op.drop_table(table)
