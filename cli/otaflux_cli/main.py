@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from otaflux_cli.database import commands as database
 from otaflux_cli.demo import commands as demo
 from otaflux_cli.errors import INTERRUPTED, UserError
 from otaflux_cli.firmware import commands as firmware
+from otaflux_cli.inspection import commands as inspection
 from otaflux_cli.simulation import commands as simulation
 from otaflux_cli.standalone import commands as standalone
 
@@ -26,6 +28,10 @@ app.add_typer(firmware.app, name="firmware")
 app.command("simulate")(simulation.simulate)
 app.command("standalone")(standalone.standalone)
 app.command("rollouts")(standalone.rollouts)
+app.command("explain")(inspection.explain)
+app.command("preview")(inspection.preview)
+app.command("devices")(inspection.devices)
+app.add_typer(database.app, name="db")
 
 
 def _print_version(wanted: bool) -> None:

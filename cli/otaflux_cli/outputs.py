@@ -1,6 +1,7 @@
 """What commands print: data on stdout as a table or JSON, remarks on stderr."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+_WIDE = 250
+"""Columns where nobody looks: what is piped on is one line each."""
 
 
 class Output(StrEnum):
@@ -28,7 +32,10 @@ def console(*, stderr: bool = False) -> "Console":
     """Where rich output goes; without colours and live displays where it is no terminal."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _WIDE
+    return made
 
 
 def remark(text: str) -> None:

@@ -1,9 +1,11 @@
 """The command line itself: quick help, completion, every command documented by example."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +16,19 @@ COMMANDS = [
     ("simulate",),
     ("standalone",),
     ("rollouts",),
+    ("explain",),
+    ("preview",),
+    ("devices",),
+    ("db", "backup"),
+    ("db", "restore"),
+    ("db", "mark-restored"),
     ("firmware", "add"),
     ("firmware", "sample"),
 ]
-HEAVY = {"httpx", "kopf", "kubernetes", "fastapi", "uvicorn", "pydantic", "yaml", "watchfiles"}
+HEAVY = {
+    *("httpx", "kopf", "kubernetes", "fastapi", "uvicorn", "uvloop", "sqlalchemy"),
+    *("pydantic", "yaml", "watchfiles"),
+}
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
@@ -55,6 +66,33 @@ def test_a_shell_can_complete_it() -> None:
         check=True,
     )
     assert "complete" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("otaflux expl", ["explain"]),
+        ("otaflux db re", ["restore"]),
+        ("otaflux devices --sta", ["--state"]),
+        ("otaflux devices --state Up", ["Updated"]),
+        ("otaflux devices --reason Ring", ["RingClosed"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(words: str, completed: list[str]) -> None:
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("otaflux")],
+        env={
+            **os.environ,
+            "_OTAFLUX_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout.split() == completed
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:

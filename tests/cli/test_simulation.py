@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from otaflux_cli.control_plane.processes import free_port
 from otaflux_cli.firmware.images import make_image
-from otaflux_cli.simulation.devices import Behaviour, Counted, DeviceState
+from otaflux_cli.simulation.devices import Behaviour, Counted, DeviceState, NativeTakes
 from otaflux_cli.simulation.exchanges import InvalidServerUrl
 from otaflux_cli.simulation.fleets import Fleet, FleetSettings, ProtocolMix, device_ids
 from tests.cli.commands import otaflux, otaflux_async
@@ -18,9 +19,9 @@ IMAGE = make_image("1.4.0", size=64 * 1024)
 BOTH = pytest.mark.parametrize("protocol", [ProtocolMix.NATIVE, ProtocolMix.JSON])
 
 
-def settings(**changed: float | str | bool) -> FleetSettings:
-    quick: dict[str, float | str | bool] = {"interval": 0.05, "reboot": 0.01, "slow_download": 0.2}
-    return FleetSettings(**{**quick, **changed})  # type: ignore[arg-type]  # a test's shorthand
+def settings(**changed: Any) -> FleetSettings:
+    quick: dict[str, Any] = {"interval": 0.05, "reboot": 0.01, "slow_download": 0.2}
+    return FleetSettings(**{**quick, **changed})
 
 
 @pytest.fixture
@@ -120,6 +121,7 @@ async def test_a_failing_device_reports_and_gives_up_after_three_downloads(
     assert fleet.summary().counted[Counted.DOWNLOADS] == 3
     failed = [report for report in server.reports if report["state"] == "Failed"]
     assert len(failed) == (3 if protocol is ProtocolMix.JSON else 0)
+    assert all(report["code"] == "flash-write" for report in failed)
 
 
 async def test_a_reverting_device_reports_the_old_version_again(server: DeviceServer) -> None:
@@ -133,6 +135,104 @@ async def test_a_reverting_device_reports_the_old_version_again(server: DeviceSe
         "Downloaded",
         "Installing",
     ]
+
+
+def state_is(state: DeviceState) -> Any:
+    return lambda fleet: all(device.state is state for device in fleet.devices)
+
+
+@BOTH
+async def test_a_bricked_device_is_silent_until_it_is_revived(
+    server: DeviceServer, protocol: ProtocolMix
+) -> None:
+    async with Fleet(server.url, ["kitchen-1"], protocol, settings(bricks=100)) as fleet:
+        assert await fleet.wait_until(state_is(DeviceState.BRICKED), CEILING)
+        assert fleet.all_run("1.4.0"), "it is not waited for"
+        assert fleet.versions() == {}, "it runs nothing"
+        assert fleet.summary().by_version == {}
+        assert fleet.summary().by_state == {("1.0.0", DeviceState.BRICKED): 1}
+        polls = fleet.summary().counted[Counted.POLLS]
+        async with Fleet(server.url, ["other"], protocol, settings()) as other:
+            assert await other.wait_until(
+                lambda fleet: fleet.summary().counted[Counted.POLLS] >= 5, CEILING
+            )
+        assert fleet.summary().counted[Counted.POLLS] == polls
+        server.offering = False
+        fleet.revive()
+        assert await fleet.wait_until(
+            lambda fleet: fleet.summary().counted[Counted.POLLS] > polls, CEILING
+        )
+        assert fleet.versions() == {"1.0.0": 1}
+    if protocol is ProtocolMix.JSON:
+        told = [report["state"] for report in server.reports if report["device"] == "kitchen-1"]
+        assert told == ["Downloading", "Downloaded", "Installing"]
+
+
+async def test_a_bricked_device_may_come_back_by_itself(server: DeviceServer) -> None:
+    recovering = settings(bricks=100, recovery=0.1)
+    async with Fleet(server.url, ["kitchen-1"], ProtocolMix.JSON, recovering) as fleet:
+        assert await fleet.wait_until(state_is(DeviceState.BRICKED), CEILING)
+        server.offering = False
+        assert await fleet.wait_until(state_is(DeviceState.REVERTED), CEILING)
+        assert fleet.versions() == {"1.0.0": 1}
+
+
+@pytest.mark.parametrize("harm", ["failures", "reverts", "bricks"])
+async def test_only_what_is_harmful_does_harm(server: DeviceServer, harm: str) -> None:
+    quick = settings(**{harm: 100}, harmful=frozenset({"1.5.0"}))
+    async with Fleet(server.url, ["kitchen-1"], ProtocolMix.JSON, quick) as fleet:
+        assert await fleet.wait_until(lambda fleet: fleet.versions() == {"1.4.0": 1}, CEILING)
+        server.version = "1.5.0"
+        assert await fleet.wait_until(
+            lambda fleet: (
+                fleet.versions(["kitchen-1"])["1.4.0"] == 0
+                or fleet.devices[0].state in (DeviceState.FAILED, DeviceState.REVERTED)
+            ),
+            CEILING,
+        )
+    assert fleet.devices[0].version == "1.4.0"
+
+
+async def test_native_devices_of_2025_go_back_to_an_older_release(server: DeviceServer) -> None:
+    older = settings(version="2.0.0", native_takes=NativeTakes.DIFFERENT)
+    async with Fleet(server.url, ["kitchen-1"], ProtocolMix.NATIVE, older) as fleet:
+        assert await fleet.wait_until(lambda fleet: fleet.all_run("1.4.0"), CEILING)
+        assert await fleet.wait_until(
+            lambda fleet: fleet.summary().counted[Counted.POLLS] >= 5, CEILING
+        )
+    assert fleet.summary().counted[Counted.DOWNLOADS] == 1, "it compares with what it flashed"
+
+
+async def test_a_fleet_goes_silent_and_goes_on_as_it_was(server: DeviceServer) -> None:
+    fleet = Fleet(server.url, device_ids(4), settings=settings())
+    fleet.start()
+    with pytest.raises(RuntimeError, match="runs already"):
+        fleet.start()
+    assert await fleet.wait_until(lambda fleet: fleet.all_run("1.4.0"), CEILING)
+    await fleet.stop()
+    polls = fleet.summary().counted[Counted.POLLS]
+    async with Fleet(server.url, ["other"], settings=settings()) as other:
+        assert await other.wait_until(
+            lambda fleet: fleet.summary().counted[Counted.POLLS] >= 5, CEILING
+        )
+    assert fleet.summary().counted[Counted.POLLS] == polls
+    async with fleet:
+        assert await fleet.wait_until(
+            lambda fleet: fleet.summary().counted[Counted.POLLS] >= polls + 4, CEILING
+        )
+    assert fleet.summary().counted[Counted.DOWNLOADS] == 4
+    assert fleet.versions(["sim-00001", "sim-00002"]) == {"1.4.0": 2}
+
+
+async def test_a_device_that_polls_seldom_does(server: DeviceServer) -> None:
+    server.offering = False
+    named = {"sim-00001": Behaviour.SELDOM}
+    async with Fleet(server.url, device_ids(2), settings=settings(), behaviours=named) as fleet:
+        assert await fleet.wait_until(
+            lambda fleet: fleet.summary().counted[Counted.POLLS] >= 20, CEILING
+        )
+    seldom = sum("device=sim-00001" in head for head in server.heads)
+    assert seldom < 10
 
 
 @BOTH
@@ -160,19 +260,25 @@ async def test_a_server_that_is_away_is_counted_and_found_again() -> None:
         assert fleet.summary().unreachable == 0
 
 
-def test_the_seed_draws_exactly_the_share_and_the_same_devices() -> None:
-    def drawn(seed: int) -> list[Behaviour]:
-        fleet = Fleet(
-            "http://127.0.0.1:1",
-            device_ids(50),
-            settings=FleetSettings(failures=10, reverts=4, slow=6, seed=seed),
-        )
-        return [device.behaviour for device in fleet.devices]
+def test_seed_and_id_draw_who_it_is_and_exactly_the_share() -> None:
+    def drawn(seed: int, ids: list[str]) -> dict[str, Behaviour]:
+        shares = FleetSettings(failures=10, reverts=4, bricks=30, slow=6, seldom=2, seed=seed)
+        fleet = Fleet("http://127.0.0.1:1", ids, settings=shares)
+        return {device.id: device.behaviour for device in fleet.devices}
 
-    assert drawn(1) == drawn(1)
-    assert drawn(1) != drawn(2)
-    counts = [drawn(1).count(kind) for kind in (Behaviour.FAILS, Behaviour.REVERTS, Behaviour.SLOW)]
-    assert counts == [5, 2, 3]
+    ids = device_ids(50)
+    assert drawn(1, ids) == drawn(1, ids[::-1])
+    assert drawn(1, ids) != drawn(2, ids)
+    kinds = list(drawn(1, ids).values())
+    assert {kind: kinds.count(kind) for kind in Behaviour} == {
+        Behaviour.NORMAL: 24,
+        Behaviour.FAILS: 5,
+        Behaviour.REVERTS: 2,
+        Behaviour.BRICKS: 15,
+        Behaviour.SLOW: 3,
+        Behaviour.BREAKS: 0,
+        Behaviour.SELDOM: 1,
+    }
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8080", "ftp://x", "http://", "http://x:notaport"])
@@ -196,12 +302,28 @@ async def test_the_command_ends_by_itself_and_prints_json(server: DeviceServer) 
     assert "1.4.0 Updated 4" in ended.stderr or "1.0.0 Idle" in ended.stderr
 
 
+async def test_the_command_plays_a_release_that_bricks_a_third(server: DeviceServer) -> None:
+    ended = await otaflux_async(
+        *("simulate", "--server", server.url, "--devices", "10", "--interval", "0.1"),
+        *("--bricks", "30%", "--harmful", "1.4.0", "--failures", "10%"),
+        *("--until-version", "1.4.0", "--duration", "30", "-o", "json"),
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["versions"] == {"1.4.0": 6, "1.0.0": 1}
+    assert {"version": "1.0.0", "state": "Bricked", "devices": 3} in told["states"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--server", "nowhere"], 2, "write http://host:port"),
         (["--server", "http://127.0.0.1:1", "--devices", "10001"], 2, "--many"),
         (["--server", "http://127.0.0.1:1", "--protocol", "ddi"], 2, "native, json or mixed"),
+        (["--server", "http://127.0.0.1:1", "--bricks", "130%"], 2, "write 0 to 100"),
+        (["--server", "http://127.0.0.1:1", "--bricks", "many"], 2, "write 0 to 100"),
+        (["--server", "http://127.0.0.1:1", "--bricks", "60", "--slow", "60"], 2, "exceed 100 %"),
+        (["--server", "http://127.0.0.1:1", "--native-takes", "any"], 2, "newer or different"),
         (
             ["--server", "http://127.0.0.1:1", "--duration", "0.5", "--interval", "0.1"],
             1,

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -14,17 +14,15 @@ import pytest
 
 from otaflux_cli.control_plane.processes import free_port
 from otaflux_cli.control_plane.registries import Oras, Registry
-from otaflux_cli.firmware.images import make_image
 from otaflux_cli.simulation.devices import DeviceState
 from otaflux_cli.simulation.fleets import Fleet, FleetSettings, device_ids
 from otaflux_cli.standalone.databases import Database
-from otaflux_cli.standalone.running import AlreadyRunning, Standalone, standalone
-from otaflux_oci import ImageLayout, Repository
+from otaflux_cli.standalone.running import AlreadyRunning, Standalone
 from otaflux_operator.ports import Kind
-from otaflux_server.settings import Settings
 from tests.cli.commands import otaflux, otaflux_async
+from tests.cli.places import Place, image
+from tests.cli.waiting import CEILING, until
 
-CEILING = 30.0
 MANIFEST = """
 apiVersion: otaflux.io/v1alpha1
 kind: FirmwareRollout
@@ -38,50 +36,9 @@ spec:
 """
 
 
-def image(version: str) -> bytes:
-    return make_image(version, size=16 * 1024)
-
-
-class Place:
-    """A folder with manifests, layout and data, and what serves it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifests = folder / "manifests"
-        self.manifests.mkdir()
-        self.file = self.manifests / "firmware.yaml"
-
-    def add(self, version: str, repository: str = "localhost/firmware") -> None:
-        file = self.folder / "app.bin"
-        file.write_bytes(image(version))
-        layout = ImageLayout(self.folder / "firmware")
-        layout.add(Repository.parse(repository), file, version=version)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Standalone]:
-        settings = Settings(
-            listen="127.0.0.1:0",
-            internal_listen="127.0.0.1:0",
-            data_dir=self.folder / "data" / "server",
-        )
-        async with standalone(
-            self.manifests, self.folder / "data", settings, layout=self.folder / "firmware"
-        ) as running:
-            yield running
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-async def until(reached: Callable[[], Awaitable[bool]]) -> None:
-    """Waits for a condition of what runs beside the test."""
-    async with asyncio.timeout(CEILING):
-        while True:
-            if await reached():
-                return
-            await asyncio.sleep(0.02)
 
 
 async def get(running: Standalone, path: str) -> httpx.Response:
@@ -257,11 +214,13 @@ async def test_the_command_serves_until_it_is_told_to_end(place: Place) -> None:
     )
     assert added.returncode == 0, added.stderr
     port, internal = free_port(), free_port()
+    elsewhere = place.folder / "elsewhere.db"
     with (place.folder / "log").open("w") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "otaflux_cli.main", "standalone", "--manifests", "m"),
             *("--listen", f"127.0.0.1:{port}", "--internal-listen", f"127.0.0.1:{internal}"),
             cwd=place.folder,
+            env={**os.environ, "OTAFLUX_EVIDENCE__DATABASE_URL": f"sqlite:///{elsewhere}"},
             stderr=log,
         )
     try:
@@ -282,6 +241,8 @@ async def test_the_command_serves_until_it_is_told_to_end(place: Place) -> None:
         if process.returncode is None:
             process.kill()
             await process.wait()
+    assert elsewhere.is_file(), "settings of the server count"
+    assert not list(place.data.rglob("evidence.db"))
     shown = await otaflux_async("rollouts", cwd=place.folder)
     assert "1.4.0" in shown.stdout
     assert "firmware" in shown.stdout

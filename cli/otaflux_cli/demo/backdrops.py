@@ -15,6 +15,12 @@ REPOSITORY = "registry.example.com/firmware/thermostat"
 FIRST, SECOND = "1.3.2", "1.4.0"
 RINGS = ("canary", "early", "fleet")
 ROLLOUT_FILE, GROUPS_FILE = "firmwarerollout.yaml", "devicegroups.yaml"
+SHORT_SPANS = {
+    "OTAFLUX_EVIDENCE__POLL_GAP_SECONDS": "1",
+    "OTAFLUX_EVIDENCE__SCAN_SECONDS": "0",
+}
+"""Settings of the server, for the same reason as `shortened`."""
+
 _TAIL = 15
 
 
@@ -57,10 +63,6 @@ class Backdrop(Protocol):
         """Changes the tag of the rollout."""
         ...
 
-    async def approve(self, ring: str, version: str) -> str:
-        """Adds an approval."""
-        ...
-
     async def rollout(self) -> dict[str, Any]:
         """The rollout with its status."""
         ...
@@ -100,6 +102,13 @@ def replaced(text: str, old: str, new: str) -> str:
     if text.count(old) != 1:
         raise DemoFailed(f"{ROLLOUT_FILE} should hold {old!r} once: the demo changes it")
     return text.replace(old, new)
+
+
+def shortened(text: str) -> str:
+    """The example's rollout with spans that somebody who watches can wait for."""
+    for old, new in (("soak: 1h", "soak: 3s"), ("soak: 6h", "soak: 3s")):
+        text = replaced(text, old, new)
+    return text
 
 
 def check_running(processes: Iterable[Server]) -> None:

@@ -18,12 +18,14 @@ from otaflux_cli.demo.backdrops import (
     REPOSITORY,
     ROLLOUT,
     ROLLOUT_FILE,
+    SHORT_SPANS,
     Hints,
     answers,
     check_running,
     crds_folder,
     examples_folder,
     replaced,
+    shortened,
 )
 
 PARTS = ("etcd", "kube-apiserver", "kubectl", "registry", "oras")
@@ -67,7 +69,7 @@ class Cluster:
 
     async def apply(self) -> str:
         examples = examples_folder()
-        text = (examples / ROLLOUT_FILE).read_text()
+        text = shortened((examples / ROLLOUT_FILE).read_text())
         text = replaced(text, REPOSITORY, f"{self._registry.host}/firmware/thermostat")
         text = replaced(text, "# insecure: true ", "insecure: true ")
         (self._folder / ROLLOUT_FILE).write_text(text)
@@ -78,12 +80,6 @@ class Cluster:
     async def release(self, version: str) -> str:
         return await self._patch("merge", {"spec": {"artifact": {"tag": version}}})
 
-    async def approve(self, ring: str, version: str) -> str:
-        approval = {"ring": ring, "release": version}
-        return await self._patch(
-            "json", [{"op": "add", "path": "/spec/approvals/-", "value": approval}]
-        )
-
     async def rollout(self) -> dict[str, Any]:
         response = await self._control_plane.request("GET", _RESOURCE)
         found: dict[str, Any] = response.raise_for_status().json()
@@ -93,18 +89,21 @@ class Cluster:
         return f"kubectl get fwr {ROLLOUT}", await self._kubectl("get", "fwr", ROLLOUT)
 
     def hints(self) -> Hints:
-        explain = f"{self.internal_url}/internal/v1/devices/{NAMESPACE}/kitchen-1/explain"
         return Hints(
             setup=(
                 f"export KUBECONFIG={self._control_plane.kubeconfig}",
-                f"export PATH={self._control_plane.kubectl_program.parent}:$PATH",
+                f"export PATH={self._control_plane.kubectl_program.parent}:"
+                f"{Path(sys.executable).parent}:$PATH",
+                f"export OTAFLUX_SERVER_URL={self.internal_url}",
             ),
             commands=(
                 ("rollouts and groups", "kubectl get fwr,dg"),
                 ("all of the status", f"kubectl describe fwr {ROLLOUT}"),
                 ("the policy", "kubectl get configmaps -l app.kubernetes.io/managed-by=otaflux"),
                 ("a device asks", f"curl '{self.device_url}/version?device=kitchen-1'"),
-                ("why it gets that", f"curl {explain}"),
+                ("why it gets that", "otaflux explain kitchen-1"),
+                ("who is in which ring", f"otaflux preview {ROLLOUT}"),
+                ("all devices", "otaflux devices"),
                 ("metrics", f"curl {self.internal_url}/metrics"),
                 ("logs", f"tail -f {self._folder}/*.log"),
             ),
@@ -148,6 +147,7 @@ async def cluster(folder: Path, report: Callable[[str], None]) -> AsyncIterator[
             "otaflux_server.main",
             folder,
             common
+            | SHORT_SPANS
             | {
                 "OTAFLUX_LISTEN": f"127.0.0.1:{device}",
                 "OTAFLUX_INTERNAL_LISTEN": f"127.0.0.1:{internal}",

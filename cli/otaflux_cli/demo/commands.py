@@ -27,10 +27,10 @@ def demo(
     ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines only, also in a terminal.")] = False,
     pause: Annotated[
-        float, typer.Option(min=0, max=60, help="Seconds to look before each approval.")
+        float, typer.Option(min=0, max=60, help="Seconds to look between the two releases.")
     ] = 1.0,
 ) -> None:
-    """See a rollout: two firmware versions, three rings, fifty simulated devices.
+    """See two rollouts: a good release through three rings, a bad one stopped and taken back.
 
     It brings up a Kubernetes API server, a registry, operator and update server on 127.0.0.1,
     and leaves nothing running. Where the programs for that cannot be had, it tells the same

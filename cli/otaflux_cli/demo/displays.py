@@ -23,6 +23,16 @@ _PHASES = {
     "Soaking": "yellow",
     "AwaitingApproval": "magenta",
     "Failed": "red",
+    "RollingBack": "yellow",
+    "Stalled": "red",
+}
+_PHASE_WORDS = {
+    "Open": "open, its devices are offered the release",
+    "Soaking": "enough devices run it, soaking",
+    "Complete": "complete",
+    "AwaitingApproval": "waits for a person's approval",
+    "Failed": "failed",
+    "Skipped": "skipped, it has no devices",
 }
 
 
@@ -74,6 +84,7 @@ class Stage:
         self._plain = plain or not console.is_terminal
         self._started = monotonic()
         self._shown = ""
+        self._phases: dict[str, tuple[object, str]] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Stage":
@@ -100,6 +111,22 @@ class Stage:
     def say(self, text: str, style: str = "") -> None:
         """A line that stays."""
         self._print(f"[dim]{self.seconds:5.1f} s[/dim]  ", text, style)
+
+    def tell_rings(self) -> None:
+        """A line for each ring whose phase is another than before."""
+        run = self.scene.status.get("run")
+        for ring in self.scene.status.get("rings", ()):
+            name, phase = ring["name"], ring.get("phase", "Pending")
+            known = self._phases.get(name)
+            self._phases[name] = (run, phase)
+            if known == (run, phase) or phase == "Pending":
+                continue
+            devices, updated, failed = (
+                ring.get(what) or 0 for what in ("devices", "updated", "failed")
+            )
+            counts = f", {updated} of {devices} updated" if devices else ""
+            counts += f", {failed} failed" if failed else ""
+            self.say(f"ring {name}: {_PHASE_WORDS.get(phase, phase)}{counts}", "magenta")
 
     def command(self, text: str) -> None:
         """What a user would have typed."""

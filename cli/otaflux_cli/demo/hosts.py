@@ -17,11 +17,13 @@ from otaflux_cli.demo.backdrops import (
     REPOSITORY,
     ROLLOUT,
     ROLLOUT_FILE,
+    SHORT_SPANS,
     Hints,
     answers,
     check_running,
     examples_folder,
     replaced,
+    shortened,
 )
 from otaflux_cli.standalone.databases import Database
 from otaflux_oci import ImageLayout, Repository
@@ -63,6 +65,8 @@ class Host:
     async def apply(self) -> str:
         for name in (GROUPS_FILE, ROLLOUT_FILE):
             text = (examples_folder() / name).read_text()
+            if name == ROLLOUT_FILE:
+                text = shortened(text)
             await asyncio.to_thread((self._manifests / name).write_text, text)
         return f"cp examples/*.yaml {self._manifests}/"
 
@@ -70,11 +74,6 @@ class Host:
         await self._edit(f"    tag: {self._tag}\n", f"    tag: {version}\n")
         self._tag = version
         return f"edit {ROLLOUT_FILE}: tag: {version}"
-
-    async def approve(self, ring: str, version: str) -> str:
-        entry = f"{{ring: {ring}, release: {version}}}"
-        await self._edit("  approvals:\n", f"  approvals:\n    - {entry}\n")
-        return f"edit {ROLLOUT_FILE}: approvals: [{entry}, …]"
 
     async def rollout(self) -> dict[str, Any]:
         return await asyncio.to_thread(self._read) or {"status": {}}
@@ -87,15 +86,20 @@ class Host:
         return "otaflux rollouts", shown
 
     def hints(self) -> Hints:
-        explain = f"{self.internal_url}/internal/v1/devices/{NAMESPACE}/kitchen-1/explain"
         return Hints(
-            setup=(f"cd {self._folder}", f"export PATH={Path(sys.executable).parent}:$PATH"),
+            setup=(
+                f"cd {self._folder}",
+                f"export PATH={Path(sys.executable).parent}:$PATH",
+                f"export OTAFLUX_SERVER_URL={self.internal_url}",
+            ),
             commands=(
                 ("the rollout", "otaflux rollouts"),
                 ("all of its status", "otaflux rollouts -o json"),
                 ("the manifests, to edit", f"ls {self._manifests}"),
                 ("a device asks", f"curl '{self.device_url}/version?device=kitchen-1'"),
-                ("why it gets that", f"curl {explain}"),
+                ("why it gets that", "otaflux explain kitchen-1"),
+                ("who is in which ring", f"otaflux preview {ROLLOUT}"),
+                ("all devices", "otaflux devices"),
                 ("metrics", f"curl {self.internal_url}/metrics"),
                 ("log", f"tail -f {self._process.log}"),
             ),
@@ -143,6 +147,7 @@ async def host(folder: Path, report: Callable[[str], None]) -> AsyncIterator[Hos
             *("--internal-listen", f"127.0.0.1:{internal}"),
         ],
         folder / "standalone.log",
+        environment=SHORT_SPANS,
     )
     try:
         async with httpx.AsyncClient(trust_env=False) as client:

@@ -1,6 +1,7 @@
 """`otaflux simulate`."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -8,10 +9,29 @@ from otaflux_cli.errors import WRONG_USAGE, UserError
 from otaflux_cli.outputs import Output, OutputOption, console, print_json, remark
 
 if TYPE_CHECKING:
+    from otaflux_cli.simulation.devices import NativeTakes
     from otaflux_cli.simulation.fleets import Fleet, ProtocolMix
 
 MANY = 10_000
-_PERCENT = {"min": 0, "max": 100, "metavar": "PERCENT"}
+
+
+def _percent(text: str | float) -> float:
+    """Also of a default, which is a number."""
+    try:
+        share = float(str(text).strip().removesuffix("%"))
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 100:
+        raise typer.BadParameter(f"{text!r} is no share: write 0 to 100, such as 30%")
+    return share
+
+
+class _PercentOption(TypedDict):
+    parser: Callable[[str | float], float]
+    metavar: str
+
+
+_PERCENT: _PercentOption = {"parser": _percent, "metavar": "PERCENT"}
 
 
 def simulate(
@@ -29,15 +49,45 @@ def simulate(
         float, typer.Option(help="By how much the interval may differ.", **_PERCENT)
     ] = 20.0,
     failures: Annotated[
-        float, typer.Option(help="Devices that cannot install an update.", **_PERCENT)
+        float, typer.Option(help="Devices that report that they cannot install it.", **_PERCENT)
     ] = 0.0,
+    failure_code: Annotated[str, typer.Option(help="The code that they report.")] = "flash-write",
     reverts: Annotated[
-        float, typer.Option(help="Devices that fall back after the reboot.", **_PERCENT)
+        float,
+        typer.Option(help="Devices that boot it and come back with the old version.", **_PERCENT),
     ] = 0.0,
+    bricks: Annotated[
+        float,
+        typer.Option(help="Devices that boot it and are never heard of again.", **_PERCENT),
+    ] = 0.0,
+    recovery: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds until a bricked device is back, with the version of before."
+        ),
+    ] = None,
+    harmful: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Only at this version devices fail, revert or brick (may be given again); "
+            "without: at every one.",
+        ),
+    ] = None,
     slow: Annotated[float, typer.Option(help="Devices that read slowly.", **_PERCENT)] = 0.0,
     breaks: Annotated[
         float, typer.Option(help="Devices whose connection breaks once per download.", **_PERCENT)
     ] = 0.0,
+    seldom: Annotated[
+        float, typer.Option(help="Devices that poll ten times less often.", **_PERCENT)
+    ] = 0.0,
+    native_takes: Annotated[
+        str,
+        typer.Option(
+            help="To what native devices update: newer (builds of 2026), or different (builds of "
+            "2025; only these can be rolled back)."
+        ),
+    ] = "newer",
     native_reports_version: Annotated[
         bool,
         typer.Option(
@@ -45,7 +95,7 @@ def simulate(
             help="Native devices send version and model, as no old client does.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Draws which devices fail, revert, are slow.")] = 1,
+    seed: Annotated[int, typer.Option(help="Draws which devices fail, revert and so on.")] = 1,
     duration: Annotated[
         float | None, typer.Option(min=0.1, help="Stop after that many seconds.")
     ] = None,
@@ -64,13 +114,20 @@ def simulate(
 
         otaflux simulate --server http://127.0.0.1:8080 --devices 50
 
-        otaflux simulate --server http://127.0.0.1:8080 --devices 50 --failures 10 --slow 5
+        otaflux simulate --server http://127.0.0.1:8080 --devices 2000 --failures 1% --slow 5%
+
+        otaflux simulate --server http://127.0.0.1:8080 --bricks 30% --harmful 1.5.0
+
+        otaflux simulate --server http://127.0.0.1:8080 --protocol native --native-takes different
 
         otaflux simulate --server http://127.0.0.1:8080 --until-version 1.4.0 --duration 60 -o json
 
+    Which devices fail, revert or brick is drawn by --seed and their ids; the shares are exact.
     Without --duration and --until-version it runs until Ctrl-C.
     """
     import asyncio
+
+    import uvloop
 
     from otaflux_cli.simulation.displays import summary_data, summary_table
     from otaflux_cli.simulation.exchanges import InvalidServerUrl
@@ -91,11 +148,17 @@ def simulate(
                 jitter=jitter,
                 failures=failures,
                 reverts=reverts,
+                bricks=bricks,
                 slow=slow,
                 breaks=breaks,
+                seldom=seldom,
+                recovery=recovery,
+                failure_code=failure_code,
+                harmful=frozenset(harmful or ()),
                 version=version,
                 model=model,
                 native_reports_version=native_reports_version,
+                native_takes=_native_takes(native_takes),
                 seed=seed,
             ),
             namespace=namespace,
@@ -103,7 +166,8 @@ def simulate(
     except (InvalidServerUrl, ValueError) as error:
         raise UserError(str(error), exit_code=WRONG_USAGE) from None
 
-    reached = asyncio.run(_run(fleet, server, duration, until_version))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        reached = runner.run(_run(fleet, server, duration, until_version))
     summary = fleet.summary()
     if output is Output.JSON:
         print_json(summary_data(summary))
@@ -160,4 +224,15 @@ def _protocol(text: str) -> "ProtocolMix":
     except ValueError:
         raise UserError(
             f"--protocol {text!r} is unknown: native, json or mixed", exit_code=WRONG_USAGE
+        ) from None
+
+
+def _native_takes(text: str) -> "NativeTakes":
+    from otaflux_cli.simulation.devices import NativeTakes
+
+    try:
+        return NativeTakes(text)
+    except ValueError:
+        raise UserError(
+            f"--native-takes {text!r} is unknown: newer or different", exit_code=WRONG_USAGE
         ) from None

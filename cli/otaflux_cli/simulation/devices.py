@@ -1,16 +1,18 @@
 """A simulated device: polls, downloads, verifies, "reboots", and reports where it can.
 
-`NativeDevice` is the original client: no reports, no version sent, no resume, updates to what is
-newer. `JsonDevice` speaks the plain JSON protocol: it resumes a broken download by Range and
-reports each step.
+`NativeDevice` is the original client: no reports, no version sent, no resume; it flashes what it
+downloaded and from then on compares the `version` line with that. `JsonDevice` speaks the plain
+JSON protocol: it resumes a broken download by Range and reports each step.
 """
 
 import hashlib
 import json
 import zlib
 from abc import ABC, abstractmethod
-from asyncio import sleep
+from asyncio import Semaphore, sleep
 from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -20,6 +22,7 @@ from urllib.parse import urlencode
 from otaflux_cli.simulation.exchanges import (
     ExchangeFailed,
     Origin,
+    Reply,
     TransferBroken,
     exchange,
 )
@@ -40,20 +43,36 @@ class DeviceState(StrEnum):
     UPDATED = "Updated"
     FAILED = "Failed"
     REVERTED = "Reverted"
+    BRICKED = "Bricked"
 
 
 class Behaviour(StrEnum):
     """How a device takes an update.
 
-    `FAILS` cannot install it, `REVERTS` boots it and falls back to the old one, `SLOW` reads
-    slowly, `BREAKS` loses the connection once in the middle of a release's download.
+    `FAILS` cannot install it and says so, `REVERTS` boots it and falls back to the old one,
+    `BRICKS` boots it and is not heard of again, `SLOW` reads slowly, `BREAKS` loses the connection
+    once in the middle of a release's download, `SELDOM` polls ten times less often.
     """
 
     NORMAL = "Normal"
     FAILS = "Fails"
     REVERTS = "Reverts"
+    BRICKS = "Bricks"
     SLOW = "Slow"
     BREAKS = "Breaks"
+    SELDOM = "Seldom"
+
+
+HOPELESS = frozenset({Behaviour.FAILS, Behaviour.REVERTS, Behaviour.BRICKS})
+"""Those that never run a release that does them harm."""
+
+
+class NativeTakes(StrEnum):
+    """To which versions native devices update: builds of May and June 2025 to any that differs,
+    later ones only to newer ones, so that no rollback reaches them."""
+
+    NEWER = "newer"
+    DIFFERENT = "different"
 
 
 class Counted(StrEnum):
@@ -83,15 +102,42 @@ class Offer:
 
 @dataclass
 class Surroundings:
-    """What all devices of a fleet share; spans are seconds."""
+    """What all devices of a fleet share; spans are seconds.
+
+    `slots` bounds the connections that are open at one time. `harmful` are the versions that
+    devices fail, revert or brick at (empty: every one).
+    """
 
     origin: Origin
     random: Random
+    slots: Semaphore
     counted: Counter[Counted] = field(default_factory=Counter)
     reboot: float = 0.5
     slow_download: float = 3.0
+    failure_code: str = "flash-write"
+    harmful: frozenset[str] = frozenset()
     native_reports_version: bool = False
+    native_takes: NativeTakes = NativeTakes.NEWER
     last_error: str = ""
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes = b"",
+        before: str = "",
+    ) -> AsyncIterator[Reply]:
+        """`exchanges.exchange` with the server, once a slot is free."""
+        async with (
+            self.slots,
+            exchange(
+                self.origin, method, target, headers=headers, content=content, before=before
+            ) as reply,
+        ):
+            yield reply
 
 
 @dataclass
@@ -126,6 +172,10 @@ class SimulatedDevice(ABC):
             self._fail(error)
             self.reachable = False
 
+    def recover(self) -> None:
+        """Back from being bricked, with the version of before: somebody flashed it by cable."""
+        self.state = DeviceState.REVERTED
+
     def count(self, what: Counted, by: int = 1) -> None:
         """Add to the fleet's counters."""
         self.surroundings.counted[what] += by
@@ -155,14 +205,18 @@ class SimulatedDevice(ABC):
             await self._report(offer, "Failed", "checksum")
             return
         await self._report(offer, "Downloaded")
-        if self.behaviour is Behaviour.FAILS:
+        fate = self._fate(offer)
+        if fate is Behaviour.FAILS:
             self.state = DeviceState.FAILED
-            await self._report(offer, "Failed", "flash-write")
+            await self._report(offer, "Failed", self.surroundings.failure_code)
             return
         self.state = DeviceState.INSTALLING
         await self._report(offer, "Installing")
         await self._reboot()
-        if self.behaviour is Behaviour.REVERTS:
+        if fate is Behaviour.BRICKS:
+            self.state = DeviceState.BRICKED
+            return
+        if fate is Behaviour.REVERTS:
             # The bootloader falls back after a boot that nobody confirmed; what runs is the old.
             await self._reboot()
             self.state = DeviceState.REVERTED
@@ -174,6 +228,12 @@ class SimulatedDevice(ABC):
             self.state = DeviceState.UPDATED
             self._tries.clear()
 
+    def _fate(self, offer: Offer) -> Behaviour:
+        harmful = self.surroundings.harmful
+        if self.behaviour in HOPELESS and harmful and offer.version not in harmful:
+            return Behaviour.NORMAL
+        return self.behaviour
+
     async def _reboot(self) -> None:
         around = self.surroundings
         await sleep(around.reboot * around.random.uniform(0.5, 1.5))
@@ -182,7 +242,7 @@ class SimulatedDevice(ABC):
         """Append to `have` what is missing of the image."""
         breaks = self.behaviour is Behaviour.BREAKS and offer.key not in self._broke_off
         headers = {"Range": f"bytes={len(have)}-"} if have else {}
-        async with exchange(self.surroundings.origin, "GET", target, headers=headers) as reply:
+        async with self.surroundings.exchange("GET", target, headers=headers) as reply:
             if have and reply.status == 206:
                 self.count(Counted.RESUMES)
             elif reply.status == 200:
@@ -214,7 +274,7 @@ class NativeDevice(SimulatedDevice):
             query |= {"version": self.version} | ({"model": self.model} if self.model else {})
         target = f"{self.surroundings.origin.prefix}/version?{urlencode(query)}"
         # The CRLF before the request is a habit of the deployed client.
-        async with exchange(self.surroundings.origin, "GET", target, before="\r\n") as reply:
+        async with self.surroundings.exchange("GET", target, before="\r\n") as reply:
             text = (await reply.small_body()).decode(errors="replace")
             status = reply.status
         if status == 404:
@@ -223,11 +283,16 @@ class NativeDevice(SimulatedDevice):
         if status != 200 or len(lines) < 3 or not (lines[1] + lines[2].strip()).isdecimal():
             raise ExchangeFailed(f"/version was answered with {status} and no release")
         version, crc32, size = lines[0], int(lines[1]), int(lines[2])
-        order = versions.compare(version, self.version)
-        if order != 1 and (order is not None or version == self.version):
+        if not self._takes(version):
             return None
         download = f"{self.surroundings.origin.prefix}/firmware?{urlencode({'device': self.id})}"
         return Offer(version, f"{version} {crc32}", download, size, crc32)
+
+    def _takes(self, version: str) -> bool:
+        order = versions.compare(version, self.version)
+        if order is None or self.surroundings.native_takes is NativeTakes.DIFFERENT:
+            return version != self.version
+        return order == 1
 
     async def _download(self, offer: Offer) -> bytes:
         have = bytearray()
@@ -279,8 +344,7 @@ class JsonDevice(SimulatedDevice):
 
     async def _post(self, name: str, body: dict[str, str]) -> dict[str, Any]:
         origin = self.surroundings.origin
-        async with exchange(
-            origin,
+        async with self.surroundings.exchange(
             "POST",
             f"{origin.prefix}/api/v1/{name}",
             headers={"Content-Type": "application/json", "User-Agent": "otaflux-simulator"},

@@ -35,6 +35,7 @@ def counted_line(summary: Summary) -> str:
     counted = summary.counted
     parts = [
         f"{counted[Counted.POLLS]} polls",
+        f"{counted[Counted.OFFERS]} offers",
         f"{counted[Counted.DOWNLOADS]} downloads ({counted[Counted.BYTES] / 1048576:.1f} MiB)",
         f"{counted[Counted.RESUMES]} resumed",
         f"{counted[Counted.ERRORS]} errors",

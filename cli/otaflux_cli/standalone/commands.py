@@ -19,7 +19,9 @@ def standalone(
     manifests: Annotated[
         Path, typer.Option(help="The folder with FirmwareRollouts and DeviceGroups (YAML).")
     ] = DEFAULT_MANIFESTS,
-    data: Annotated[Path, typer.Option(help="Where status and artifacts are kept.")] = DEFAULT_DATA,
+    data: Annotated[
+        Path, typer.Option(help="Where status, artifacts and the record of devices are kept.")
+    ] = DEFAULT_DATA,
     layout: Annotated[
         Path, typer.Option(help="The OCI image layout that `otaflux firmware add` fills.")
     ] = DEFAULT_LAYOUT,
@@ -49,7 +51,8 @@ def standalone(
 
         otaflux standalone --manifests /etc/otaflux --data /var/lib/otaflux --listen 0.0.0.0:80
 
-    Look at the rollouts with [bold]otaflux rollouts[/bold]. Ctrl-C ends it.
+    Look at it with [bold]otaflux rollouts[/bold], [bold]otaflux devices[/bold] and
+    [bold]otaflux explain DEVICE[/bold]. Ctrl-C ends it.
     """
     import asyncio
 
@@ -119,6 +122,7 @@ async def _serve(manifests: Path, data: Path, layout: Path, settings: "Settings"
     from otaflux_cli.standalone.databases import DatabaseUnusable
     from otaflux_cli.standalone.running import AlreadyRunning, standalone
     from otaflux_server.logs import configure
+    from otaflux_server.serving import DataDirInUse
 
     configure(settings)
     stopped = asyncio.Event()
@@ -130,6 +134,7 @@ async def _serve(manifests: Path, data: Path, layout: Path, settings: "Settings"
                 f"Devices    {running.device_url}/version?device=ID\n"
                 f"Internal   {running.internal_url}/internal/v1/rollouts\n"
                 f"Manifests  {manifests}\n"
+                f"Look at it with otaflux devices --server {running.internal_url}\n"
             )
             waiting = [
                 asyncio.create_task(stopped.wait()),
@@ -140,7 +145,7 @@ async def _serve(manifests: Path, data: Path, layout: Path, settings: "Settings"
                 task.cancel()
             for task in done:
                 task.result()
-    except (AlreadyRunning, DatabaseUnusable) as error:
+    except (AlreadyRunning, DatabaseUnusable, DataDirInUse) as error:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(

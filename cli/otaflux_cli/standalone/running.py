@@ -27,8 +27,9 @@ from otaflux_server.serving import UpdateServer
 from otaflux_server.settings import Settings
 
 _LOCK = "standalone.lock"
-# Whoever adds the missing firmware watches: a layout costs nothing to look at again.
-_TIMING = Timing(retry_most=10.0)
+# Whoever adds the missing firmware watches: a layout costs nothing to look at again, and the
+# server in the same process nothing to ask.
+_TIMING = Timing(retry_most=10.0, ask_evidence=0.5)
 
 
 class AlreadyRunning(Exception):

@@ -1,0 +1,1 @@
+"""Copies of the database that holds what devices did."""

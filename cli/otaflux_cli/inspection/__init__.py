@@ -1,0 +1,1 @@
+"""Looking into a running update server, over its internal API."""
