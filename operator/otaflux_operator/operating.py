@@ -17,7 +17,7 @@ from otaflux_operator.ports import Conflict, Key, Kind, Ports, Unavailable
 from otaflux_operator.queues import Backoff, KeyedQueue, work
 from otaflux_operator.reconciling import Rollouts
 from otaflux_operator.resolving import Resolver
-from otaflux_operator.timing import Timing
+from otaflux_operator.timing import Clock, Timing, current
 
 log = get_logger(__name__)
 
@@ -28,10 +28,18 @@ _SWEEP = "sweep of everything"
 class Operator:
     """Reconciles whatever is marked; at its start, and what was missed, by itself.
 
-    It knows the world only through `ports`. `epoch` is that of the policies it writes.
+    It knows the world only through `ports`, and the time by `clock`. `epoch` is that of the
+    policies it writes.
     """
 
-    def __init__(self, ports: Ports, timing: Timing | None = None, *, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        timing: Timing | None = None,
+        *,
+        epoch: int = 0,
+        clock: Clock = current,
+    ) -> None:
         self._ports = ports
         self._timing = timing or Timing()
         self._queue: KeyedQueue[Key] = KeyedQueue()
@@ -41,9 +49,9 @@ class Operator:
         self._resolver = Resolver(
             ports.secrets, ports.sources, self._handover, self.mark, self._timing
         )
-        self._answers = Answers(ports.servers, self.mark, self._timing)
+        self._answers = Answers(ports.servers, self.mark, self._timing, clock)
         self._rollouts = Rollouts(
-            ports, self._resolver, self._answers, self._queue.put, self._timing, epoch
+            ports, self._resolver, self._answers, self._queue.put, self._timing, epoch, clock
         )
         # A namespace is compared once for a burst of changes.
         self._groups = Groups(ports, lambda namespace: self._namespaces.put(namespace, 0.1))

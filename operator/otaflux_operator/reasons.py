@@ -19,6 +19,10 @@ class Reason(StrEnum):
     SETTLED = "Settled"
     PROGRESSING = "Progressing"
     INCONCLUSIVE = "Inconclusive"
+    SOAKING = "Soaking"
+    NO_DEVICES = "NoDevices"
+    TOO_FEW_DEVICES = "TooFewDevices"
+    OUTSIDE_WINDOW = "OutsideWindow"
     AWAITING_APPROVAL = "AwaitingApproval"
     PAUSED = "Paused"
     ABORTED = "Aborted"
@@ -26,6 +30,10 @@ class Reason(StrEnum):
     ROLLED_BACK = "RolledBack"
     COMPLETED = "Completed"
     NOTHING_RELEASED = "NothingReleased"
+
+    # How its devices do (Healthy), and rings that need a person
+    HEALTHY = "Healthy"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
 
     # The artifact
     RESOLVED = "Resolved"
@@ -56,6 +64,19 @@ class Reason(StrEnum):
     NO_FIRMWARE_LAYER = "NoFirmwareLayer"
     VERSION_MISMATCH = "VersionMismatch"
     NO_MATCHING_VERSION = "NoMatchingVersion"
+
+    # What a run goes through, told as Events
+    RUN_STARTED = "RunStarted"
+    RING_OPENED = "RingOpened"
+    RING_SOAKING = "RingSoaking"
+    RING_COMPLETED = "RingCompleted"
+    RING_SKIPPED = "RingSkipped"
+    RING_FAILED = "RingFailed"
+    ROLLBACK_STARTED = "RollbackStarted"
+
+    # The way back
+    NO_STABLE_RELEASE = "NoStableRelease"
+    ROLLBACK_TARGET_UNKNOWN = "RollbackTargetUnknown"
 
     # Signatures
     NOT_CONFIGURED = "NotConfigured"
@@ -89,8 +110,20 @@ MEANINGS: dict[Reason, str] = {
     Reason.SETTLED: "The operator has nothing to do until something changes.",
     Reason.PROGRESSING: "The release goes through its rings.",
     Reason.INCONCLUSIVE: (
-        "A ring's conditions cannot be judged, for want of evidence: it waits. An approval with "
-        "effect Override opens the next ring nevertheless."
+        "The ring cannot be judged now, for want of recent counts of the published policy: it "
+        "waits. An approval with effect Override opens the next ring nevertheless."
+    ),
+    Reason.SOAKING: "The ring's success condition holds; it has to hold for the ring's soak.",
+    Reason.NO_DEVICES: (
+        "No known device is in the ring: it waits for one. With `onEmpty: Skip` it is skipped."
+    ),
+    Reason.TOO_FEW_DEVICES: (
+        "The ring has fewer devices than success.minDevices: it waits for more, or for a lower "
+        "minDevices."
+    ),
+    Reason.OUTSIDE_WINDOW: (
+        "No window of spec.windows is open: no device starts until the next one; started ones "
+        "may finish."
     ),
     Reason.AWAITING_APPROVAL: "The next ring opens once spec.approvals names it and the release.",
     Reason.PAUSED: "spec.state is Paused: no device is offered anything until it is Active again.",
@@ -102,6 +135,11 @@ MEANINGS: dict[Reason, str] = {
     Reason.ROLLED_BACK: "The stable release is offered instead of the one that was taken back.",
     Reason.COMPLETED: "Every ring completed: the release is the stable one.",
     Reason.NOTHING_RELEASED: "Nothing was released yet.",
+    Reason.HEALTHY: "No ring has more failures than its failure rule permits.",
+    Reason.DEADLINE_EXCEEDED: (
+        "A ring is not complete by its deadline. Offers go on; it clears once the ring's success "
+        "condition holds or the deadline changes."
+    ),
     Reason.RESOLVED: "The artifact is known by its manifest digest.",
     Reason.SECRET_NOT_FOUND: "A Secret that spec.artifact names does not exist in the namespace.",
     Reason.SECRET_INVALID: "A Secret that spec.artifact names does not hold what it should.",
@@ -142,6 +180,24 @@ MEANINGS: dict[Reason, str] = {
     Reason.NO_FIRMWARE_LAYER: "No layer could be the firmware.",
     Reason.VERSION_MISMATCH: "The tag and the manifest's version annotation contradict each other.",
     Reason.NO_MATCHING_VERSION: "No tag lies in the range spec.artifact.semver.",
+    Reason.RUN_STARTED: "A run of a release began, at its first ring.",
+    Reason.RING_OPENED: "The devices of a ring may have the release now.",
+    Reason.RING_SOAKING: "A ring's success condition holds; it has to hold for its soak.",
+    Reason.RING_COMPLETED: "A ring completed: its success condition held long enough.",
+    Reason.RING_SKIPPED: "A ring has no devices and is passed over, as its onEmpty says.",
+    Reason.RING_FAILED: (
+        "Too many devices of a ring failed: nobody is offered the release any more in this run. "
+        "Release another version, go back to the stable one, or change spec.retryToken."
+    ),
+    Reason.ROLLBACK_STARTED: "Devices that have the release are offered another one instead.",
+    Reason.NO_STABLE_RELEASE: (
+        "A ring failed whose action is Rollback, and no release completed before: offers stop, as "
+        "with the action Pause."
+    ),
+    Reason.ROLLBACK_TARGET_UNKNOWN: (
+        "spec.rollback.to names no release of this rollout that can be gone back to: neither the "
+        "stable one nor one of status.history that ended well."
+    ),
     Reason.NOT_CONFIGURED: "spec.verify is not set: signatures are not checked.",
     Reason.SERVED: "Every server uses the policy as published last.",
     Reason.NOT_SERVED_YET: "The servers do not use the policy as published last yet.",

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from structlog import get_logger
 
@@ -19,8 +19,8 @@ from otaflux_operator.resources import (
     Phase,
     RolloutStatus,
 )
-from otaflux_operator.telling import notices
-from otaflux_operator.timing import Timing
+from otaflux_operator.telling import happenings, notices
+from otaflux_operator.timing import Clock, Timing, current
 from otaflux_policy.contract import Policy
 
 log = get_logger(__name__)
@@ -37,6 +37,7 @@ class Rollouts:
         again: Callable[[Key, float], None],
         timing: Timing,
         epoch: int,
+        clock: Clock = current,
     ) -> None:
         self._ports = ports
         self._resolver = resolver
@@ -44,6 +45,7 @@ class Rollouts:
         self._again = again
         self._timing = timing
         self._epoch = epoch
+        self._clock = clock
         self._written: dict[Key, float] = {}
 
     async def reconcile(self, key: Key) -> None:
@@ -64,7 +66,7 @@ class Rollouts:
         if rollout is None:
             await self._withdraw(key)
             return
-        now = datetime.now(UTC)
+        now = self._clock()
         outcome = advance(rollout, self._observe(key, rollout, published), now, epoch=self._epoch)
         if outcome.policy is not None:
             await self._ports.publications.publish(
@@ -74,7 +76,9 @@ class Rollouts:
                 version=published.version if published is not None else None,
             )
             metrics.POLICY_WRITES.labels(key.kind, "published").inc()
-        self._answers.expect(key, _expectation(outcome))
+            self._again(key, 0.0)  # what is published is part of what is looked at
+        judging = Waiting.EVIDENCE in outcome.waiting
+        self._answers.expect(key, _expectation(outcome), judging=judging)
         if outcome.wake_at is not None:
             self._again(key, max(0.0, (outcome.wake_at - now).total_seconds()))
         await self._write(key, rollout, outcome.status, now)
@@ -111,7 +115,7 @@ class Rollouts:
         await self._ports.resources.write_status(key, status, rollout.metadata.resource_version)
         self._written[key] = loop_time
         metrics.STATUS_WRITES.labels(key.kind).inc()
-        for notice in notices(key, rollout.metadata.uid, before.conditions, status.conditions, now):
+        for notice in happenings(key, rollout.metadata.uid, before, status, now):
             await self._ports.notices.post(notice)
 
     async def _refuse(self, key: Key, problem: Malformed) -> None:
@@ -120,7 +124,7 @@ class Rollouts:
         if not isinstance(before, RolloutStatus):
             log.error("neither spec nor status can be read", object=str(key), why=str(problem))
             return
-        now = datetime.now(UTC)
+        now = self._clock()
         verdicts = [
             Verdict(ConditionType.READY, False, Reason.INVALID_SPEC, str(problem)),
             Verdict(ConditionType.RECONCILING, False, Reason.SETTLED, "The spec cannot be read."),
@@ -168,5 +172,7 @@ def _essence(status: RolloutStatus) -> object:
         status.handled_retry_token,
         status.candidate.digest if status.candidate is not None else None,
         [(ring.name, ring.phase) for ring in status.rings],
+        status.trip is not None,
+        len(status.history),
         {(known.type, known.status, known.reason) for known in status.conditions},
     )

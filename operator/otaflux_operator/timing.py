@@ -1,6 +1,16 @@
 """How often, how many, how long."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+
+Clock = Callable[[], datetime]
+"""Tells the time, as an aware one."""
+
+
+def current() -> datetime:
+    """The time of this machine."""
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,17 @@ class Timing:
     """First pause before servers are asked whether they are done; grows to `ask_most`."""
 
     ask_most: float = 2.0
+
+    ask_evidence: float = 2.0
+    """How often servers are asked for the counts of a rollout that is judged by them."""
+
+    evidence_rate: float = 100.0
+    """Questions for counts a second, of all rollouts together; where more are judged by them,
+    each is asked for more rarely."""
+
+    evidence_used: float = 20.0
+    """A rollout that is judged by counts is looked at this often even if they stay the same, as
+    old ones tell nothing (`engine.FRESH`)."""
 
     ask_steady: float = 30.0
     """How often servers are asked where nothing is waited for."""

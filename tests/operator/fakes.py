@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -31,13 +31,15 @@ from otaflux_operator.resources import (
     read_group,
     read_rollout,
 )
-from otaflux_operator.timing import Timing
+from otaflux_operator.timing import Clock, Timing, current
 from otaflux_policy.contract import Policy
+from otaflux_policy.counts import RingCounts, RolloutCounts, Trip, trip
 from otaflux_policy.credentials import RegistryAccess
 from otaflux_policy.groups import Group
 from otaflux_policy.served import ArtifactState, ServedArtifact, ServedRollout
 from tests.operator.worlds import digest, manifest
 
+Counts = Callable[[Policy], Mapping[str, Mapping[str, int]]]
 CEILING = 30.0
 QUICK = Timing(
     retry_first=0.01,
@@ -46,6 +48,7 @@ QUICK = Timing(
     error_most=0.05,
     ask_first=0.001,
     ask_most=0.01,
+    ask_evidence=0.01,
     ask_steady=0.05,
     status_every=0.0,
     sweep_every=0.05,
@@ -67,7 +70,9 @@ class Cluster:
     """Everything outside of the operator. Objects are manifests; each change is a new version.
 
     `troubles`: by the name of a port's method, what it raises next, once each; `held`: by the
-    same names, an event that it waits for first.
+    same names, an event that it waits for first; `written`: called with it after a write of a
+    policy or a status. `counts` tells what servers count by a policy (None: nothing yet), with
+    fields per ring; they latch a trip per run as they do.
     """
 
     def __init__(self) -> None:
@@ -79,6 +84,10 @@ class Cluster:
         self.notices: list[Notice] = []
         self.tags: dict[str, str] = {}
         self.serving = True
+        self.now: Clock = current
+        self.counts: Counts | None = lambda _: {}
+        self.trips: dict[int, Trip] = {}
+        self.written: Callable[[str], Awaitable[None]] | None = None
         self.storing = True
         self.registry_error: OciError | None = None
         self.troubles: dict[str, list[Exception]] = {}
@@ -105,6 +114,10 @@ class Cluster:
             await event.wait()
         if self.troubles.get(name):
             raise self.troubles[name].pop(0)
+
+    async def wrote(self, name: str) -> None:
+        if self.written is not None:
+            await self.written(name)
 
     def put(self, key: Key, content: Mapping[str, Any]) -> None:
         """Somebody applies a manifest: a change of its spec is a new generation."""
@@ -141,9 +154,11 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running(cluster: Cluster, timing: Timing = QUICK) -> AsyncIterator[Operator]:
+async def running(
+    cluster: Cluster, timing: Timing = QUICK, *, epoch: int = 0
+) -> AsyncIterator[Operator]:
     """The operator on this cluster."""
-    operator = Operator(cluster.ports, timing)
+    operator = Operator(cluster.ports, timing, epoch=epoch, clock=cluster.now)
     task = asyncio.create_task(operator.run())
     try:
         yield operator
@@ -212,6 +227,7 @@ class _Resources(_Port):
             raise Conflict(str(key))
         content["status"] = status.manifest()
         content["metadata"]["resourceVersion"] = self.cluster.version()
+        await self.cluster.wrote("write_status")
 
 
 def _read(content: dict[str, Any], read: Callable[..., Any], status: type[Any]) -> Any:
@@ -266,6 +282,7 @@ class _Publications(_Port):
             raise Conflict(str(key))
         self.cluster.published[key] = (content, owner, int(self.cluster.version()))
         self.cluster.damaged.discard(key)
+        await self.cluster.wrote("publish")
 
     async def withdraw(self, key: Key) -> bool:
         await self.cluster.called("withdraw")
@@ -312,15 +329,36 @@ class _Servers(_Port):
         policy = self.cluster.policy(Key(Kind.ROLLOUT, namespace, name))
         state = ArtifactState.STORED if self.cluster.storing else ArtifactState.FETCHING
         releases = policy.releases if policy is not None else ()
+        counts = self._count(policy) if policy is not None else None
         return ServedRollout(
             namespace=namespace,
             name=name,
             revision=policy.revision if policy is not None else None,
             run=policy.run if policy is not None else 0,
+            counts=counts,
+            trip=self.cluster.trips.get(policy.run) if policy is not None else None,
             artifacts=tuple(
                 ServedArtifact(digest=release.firmware.digest, state=state) for release in releases
             ),
         )
+
+    def _count(self, policy: Policy) -> RolloutCounts | None:
+        if self.cluster.counts is None:
+            return None
+        known, now = self.cluster.counts(policy), self.cluster.now()
+        counts = RolloutCounts(
+            revision=policy.revision,
+            release=policy.target.digest if policy.target is not None else None,
+            run=policy.run,
+            at=now,
+            rings=tuple(
+                RingCounts.model_validate({"name": ring.name, **known.get(ring.name, {})})
+                for ring in policy.rings
+            ),
+        )
+        if (opened := trip(policy, counts, now)) is not None:
+            self.cluster.trips.setdefault(policy.run, opened)
+        return counts
 
 
 class _Sources(_Port):

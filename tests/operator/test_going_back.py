@@ -125,13 +125,13 @@ def test_a_tag_that_is_stable_again_takes_the_other_release_back_at_once() -> No
     assert world.history()[0] == (2, "1.1.0", "RolledBack")
 
 
-def test_it_is_rolled_back_once_servers_serve_that_and_says_what_is_not_known() -> None:
+def test_it_is_rolled_back_once_servers_serve_that_and_nobody_has_it() -> None:
     world = taken_back()
     assert world.status.phase == "RolledBack"
     assert world.policy.rolling_back
     assert world.reason("Ready") == "True/RolledBack"
     assert world.reason("Completed") == "False/RolledBack"
-    assert "not counted yet" in world.status.message
+    assert "1.1.0 was taken back" in world.status.message
 
 
 def test_while_paused_it_is_not_rolled_back_yet() -> None:

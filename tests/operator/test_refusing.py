@@ -1,8 +1,7 @@
 """What the spec asks for and is not done: the current release continues, a person is told."""
 
-import pytest
-
 from otaflux_policy.contract import Release
+from otaflux_policy.windows import is_open
 from tests.operator.worlds import REPOSITORY, World, digest, found
 
 
@@ -74,31 +73,82 @@ def test_the_same_content_under_another_version_is_renamed() -> None:
     assert version(world.policy.stable) == "1.0.0"
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("verify", {"secretRef": {"name": "signers"}}),
-        ("windows", [{"schedule": "0 2 * * *", "duration": "4h"}]),
-        ("rollback", {"from": "1.1.0", "to": "1.0.0"}),
-        ("downgrade", "Allow"),
-        ("confirmation", "Reported"),
-    ],
-)
-def test_a_field_that_does_nothing_yet_stalls_and_keeps_what_is_released(
-    field: str, value: object
-) -> None:
+WINDOWS = [{"schedule": "0 2 * * *", "duration": "4h", "timeZone": "Europe/Berlin"}]
+NO_WINDOWS = [{"schedule": "0 0 30 2 *", "duration": "4h"}]
+
+
+def test_a_field_that_does_nothing_yet_stalls_and_keeps_what_is_released() -> None:
     world = World()
     world.release("1.0.0")
-    world.spec(**{field: value})
+    world.spec(verify={"secretRef": {"name": "signers"}})
     world.tag("1.1.0")
     world.settle()
     assert world.reason("Stalled") == "True/NotSupported"
     assert world.reason("Ready") == "False/NotSupported"
-    assert f"spec.{field}" in world.status.message
+    assert "spec.verify" in world.status.message
     assert world.status.phase == "Stalled"
     assert (version(world.policy.target), world.policy.candidate) == ("1.0.0", None)
     assert world.open_rings() == ["canary", "fleet"]
-    del world.manifest["spec"][field]
+    del world.manifest["spec"]["verify"]
+    world.settle()
+    assert version(world.policy.target) == "1.1.0"
+
+
+def test_what_servers_decide_by_is_in_the_policy() -> None:
+    world = World(windows=WINDOWS, downgrade="Allow", confirmation="Reported")
+    world.release("1.0.0")
+    policy = world.policy
+    assert [(known.schedule, known.duration, known.time_zone) for known in policy.windows] == [
+        ("0 2 * * *", 4 * 3600, "Europe/Berlin")
+    ]
+    assert (policy.downgrade, policy.confirmation) == ("Allow", "Reported")
+
+
+def test_windows_that_never_come_leave_the_published_ones() -> None:
+    world = World(windows=WINDOWS)
+    world.release("1.0.0")
+    before = world.policy.windows
+    world.spec(windows=[*WINDOWS, *NO_WINDOWS])
+    world.settle()
+    assert world.policy.windows == before
+    assert world.reason("Stalled") == "True/InvalidSpec"
+    assert "spec.windows[1]" in world.status.message
+
+
+def test_windows_that_never_come_open_none_where_nothing_is_published() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.published, world.owner = None, ""
+    world.spec(windows=NO_WINDOWS)
+    world.look()
+    assert version(world.policy.target) == "1.0.0"
+    assert not is_open(world.policy.windows, world.now)
+
+
+def test_with_downgrade_allow_an_older_release_goes_through_the_rings() -> None:
+    world = World()
+    world.release("1.1.0")
+    world.spec(downgrade="Allow")
+    world.tag("1.0.0")
+    world.look()
+    assert version(world.policy.candidate) == "1.0.0"
+    world.serve()
+    world.look()
+    assert (version(world.policy.target), version(world.policy.stable)) == ("1.0.0", "1.1.0")
+    assert (world.open_rings(), world.policy.rolling_back) == (["canary"], False)
+    world.settle()
+    assert version(world.policy.stable) == "1.0.0"
+
+
+def test_what_a_hand_takes_back_is_not_released_first() -> None:
+    world = World()
+    world.release("1.0.0")
+    world.spec(rollback={"from": "1.1.0", "to": "1.0.0"})
+    world.release("1.1.0")
+    assert (version(world.policy.target), world.policy.candidate) == ("1.0.0", None)
+    assert world.reason("Stalled") == "True/RolledBack"
+    assert "spec.rollback" in world.status.message
+    world.spec(rollback=None)
     world.settle()
     assert version(world.policy.target) == "1.1.0"
 

@@ -1,4 +1,6 @@
-"""How far a release may go: gates, approvals, what cannot be judged, pause."""
+"""How far a release may go: gates, approvals, what cannot be judged, pause, edits in flight."""
+
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ GATED = [
     {"name": "canary", "percent": 10, **AT_ONCE},
     {"name": "fleet", "gate": "Approval", **AT_ONCE},
 ]
-UNJUDGED = [
+UNJUDGED: list[dict[str, Any]] = [
     {"name": "canary", "percent": 10},
     {"name": "early", "percent": 50},
     {"name": "fleet"},
@@ -87,6 +89,7 @@ def test_a_gate_holds_the_first_ring_too() -> None:
 
 def test_a_ring_that_needs_evidence_waits_as_inconclusive() -> None:
     world = World(rings=UNJUDGED)
+    world.counts = None
     world.release("1.0.0")
     outcome = world.look()
     assert world.rings() == {"canary": "Open", "early": "Pending", "fleet": "Pending"}
@@ -94,6 +97,7 @@ def test_a_ring_that_needs_evidence_waits_as_inconclusive() -> None:
     assert world.reason("Ready") == "True/Inconclusive"
     assert world.reason("Completed") == "False/Inconclusive"
     assert "{ring: early, release: 1.0.0, effect: Override}" in world.status.message
+    assert "have not read their evidence" in world.status.message
     assert outcome.waiting == {Waiting.EVIDENCE}
 
 
@@ -107,6 +111,7 @@ def test_a_ring_that_needs_evidence_waits_as_inconclusive() -> None:
 )
 def test_whatever_needs_evidence_is_inconclusive(needs: dict[str, object]) -> None:
     world = World(rings=[{"name": "canary", "percent": 10, **needs}, {"name": "fleet", **AT_ONCE}])
+    world.counts = None
     world.release("1.0.0")
     assert world.open_rings() == ["canary"]
 
@@ -241,21 +246,88 @@ def test_the_policy_carries_what_rings_say() -> None:
     assert (world.policy.device_timeout, world.policy.active_within) == (3600, 7200)
 
 
-def test_what_is_not_acted_upon_yet_is_said() -> None:
-    limited = {"name": "lab", "percent": 10, "maxConcurrent": 5, **AT_ONCE}
-    world = World(rings=[limited, {"name": "fleet", "maxConcurrent": 5}])
+def with_canary_open() -> World:
+    """Ring canary of two is open and has no success yet."""
+    world = World(rings=[UNJUDGED[0], UNJUDGED[2]])
+    world.counts = {"canary": {"members": 4, "active": 4, "pending": 4}}
     world.release("1.0.0")
-    assert "No device of lab and fleet starts while maxConcurrent" in world.status.message
-    assert "cannot be acted upon" not in world.status.message
-    world.spec(rings=[{"name": "fleet", "deadline": "1h", "failure": {"maxPercent": 1}}])
-    world.look()
-    assert "The deadline and the failure of rings cannot be acted upon" in world.status.message
-    assert "maxConcurrent" not in world.status.message
-    assert "deadline" in world.condition("Healthy").message
+    assert world.rings() == {"canary": "Open", "fleet": "Pending"}
+    return world
 
 
-def test_a_completed_release_says_too_whom_it_does_not_reach() -> None:
-    world = World(rings=[{"name": "fleet", "maxConcurrent": 5, **AT_ONCE}])
-    world.release("1.0.0")
+def test_rings_go_on_by_name_when_they_are_reordered() -> None:
+    world = with_canary_open()
+    opened = world.status.rings[0].opened_at
+    world.spec(rings=[UNJUDGED[1] | {"percent": 5}, UNJUDGED[0], UNJUDGED[2]])
+    world.settle()
+    assert world.rings() == {"early": "Open", "canary": "Open", "fleet": "Pending"}
+    assert world.status.rings[1].opened_at == opened
+    assert "Ring canary was open before ring early was put in front of it" in world.status.message
+
+
+def test_no_ring_opens_behind_one_that_was_put_in_front() -> None:
+    world = with_canary_open()
+    world.spec(rings=[UNJUDGED[1] | {"percent": 5}, UNJUDGED[0], UNJUDGED[2]])
+    world.counts = {"canary": {"members": 4, "active": 4, "succeeded": 4, "updated": 4}}
+    world.settle()
+    assert world.rings() == {"early": "Open", "canary": "Complete", "fleet": "Pending"}
+    assert world.open_rings() == ["early", "canary"]
+
+
+def test_a_ring_that_is_removed_while_open_is_open_again_where_it_comes_back() -> None:
+    world = with_canary_open()
+    opened = world.status.rings[0].opened_at
+    world.spec(rings=[UNJUDGED[2] | {"gate": "Approval"}])
+    world.settle()
+    assert world.open_rings() == []
+    assert "Ring canary was open when it was removed" in world.status.message
+    world.spec(rings=[UNJUDGED[0], UNJUDGED[2]])
+    world.settle()
+    assert world.open_rings() == ["canary"]
+    assert world.status.rings[0].opened_at == opened
+
+
+def test_a_renamed_ring_is_another_ring() -> None:
+    world = with_canary_open()
+    world.spec(rings=[UNJUDGED[0] | {"name": "first", "gate": "Approval"}, UNJUDGED[2]])
+    world.settle()
+    assert world.rings()["first"] == "AwaitingApproval"
+    assert world.open_rings() == []
+
+
+def test_removed_rings_leave_the_status_with_their_run() -> None:
+    world = with_canary_open()
+    world.spec(rings=[{"name": "fleet", **AT_ONCE}])
+    world.settle()
     assert world.status.phase == "Completed"
-    assert "No device of fleet starts" in world.status.message
+    assert world.rings() == {"fleet": "Complete"}
+
+
+def test_a_status_tells_of_twenty_rings_at_most() -> None:
+    """The CRD has room for no more."""
+    many: list[dict[str, Any]] = [
+        {"name": f"ring-{place}", "percent": 5 * (place + 1)} for place in range(20)
+    ]
+    names = [ring["name"] for ring in many]
+    approvals = [approval(str(name), effect="Override") for name in names]
+    world = World(rings=many, approvals=approvals)
+    world.release("1.0.0")
+    assert world.open_rings() == names
+    world.spec(rings=[ring | {"name": f"new-{ring['name']}"} for ring in many], approvals=[])
+    world.settle()
+    assert len(world.status.rings) == 20
+    assert "new-ring-19" in world.rings()
+
+
+def test_counts_of_rings_as_they_were_complete_nothing() -> None:
+    """The canary is grown from 10 to 50 %: what is counted is still the 10 %."""
+    world = with_canary_open()
+    world.counts = {"canary": {"members": 4, "active": 4, "succeeded": 4, "updated": 4}}
+    world.serve()
+    world.spec(rings=[UNJUDGED[0] | {"percent": 50}, UNJUDGED[2]])
+    world.look()
+    assert world.rings()["canary"] == "Open"
+    assert "edited" in world.status.message
+    world.counts = {"canary": {"members": 20, "active": 20, "succeeded": 4, "updated": 4}}
+    world.settle()
+    assert world.rings()["canary"] == "Open"

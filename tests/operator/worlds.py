@@ -13,6 +13,7 @@ from otaflux_operator.engine import (
     Observation,
     Outcome,
     Resolution,
+    Waiting,
     advance,
 )
 from otaflux_operator.reasons import Reason
@@ -23,6 +24,7 @@ from otaflux_operator.resources import (
     read_rollout,
 )
 from otaflux_policy.contract import Artifact, Policy
+from otaflux_policy.counts import RingCounts, RolloutCounts, Trip
 from otaflux_policy.served import ArtifactState, ServedArtifact, ServedRollout
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -86,6 +88,9 @@ class World:
         self.owner = ""
         self.answer = Answer()
         self.known_run = 0
+        self.counts: dict[str, dict[str, int]] | None = {}
+        """What servers count per ring, in whatever run; None: they have not read it yet."""
+        self.trip: Trip | None = None
         self.writes = 0
 
     @property
@@ -152,6 +157,7 @@ class World:
         """One reconciliation."""
         outcome = advance(self.rollout, self.observation, self.now, epoch=1)
         check(outcome)
+        assert outcome.wake_at is None or outcome.wake_at > self.now
         before = self.published
         self.manifest["status"] = outcome.status.manifest()
         again = advance(self.rollout, self.observation, self.now, epoch=1)
@@ -187,17 +193,35 @@ class World:
                 run=self.known_run,
                 schema_versions=(1,),
                 artifacts=tuple(artifacts),
+                counts=self._counts(),
+                trip=self.trip if self.trip and self.trip.run == self.policy.run else None,
             ),
             self.now,
+        )
+
+    def _counts(self) -> RolloutCounts | None:
+        policy, counts = self.policy, self.counts
+        if counts is None:
+            return None
+        return RolloutCounts(
+            revision=policy.revision,
+            release=policy.target.digest if policy.target is not None else None,
+            run=policy.run,
+            at=self.now,
+            rings=tuple(
+                RingCounts.model_validate({"name": ring.name} | counts.get(ring.name, {}))
+                for ring in policy.rings
+            ),
+            unplaced=RingCounts.model_validate({"name": ""} | counts.get("", {})),
         )
 
     def settle(self) -> None:
         """Looks and serves until nothing changes any more."""
         for _ in range(20):
-            writes, status = self.writes, self.manifest["status"]
+            writes, status, said = self.writes, self.manifest["status"], self.answer.said
             self.look()
             self.serve()
-            if (writes, status) == (self.writes, self.manifest["status"]):
+            if (writes, status, said) == (self.writes, self.manifest["status"], self.answer.said):
                 return
             self.passes(1)
         raise AssertionError("it never settles")
@@ -209,8 +233,12 @@ class World:
 
     def passes(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
-        if self.answer.said is not None:
-            self.answer = replace(self.answer, at=self.now)
+        """Time in which servers go on answering as before."""
+        if (said := self.answer.said) is not None:
+            if said.counts is not None:
+                counts = said.counts.model_copy(update={"at": self.now})
+                said = said.model_copy(update={"counts": counts})
+            self.answer = replace(self.answer, said=said, at=self.now)
 
 
 def under_way() -> World:
@@ -238,8 +266,10 @@ def taken_back() -> World:
 
 def check(outcome: Outcome) -> None:
     """What holds of every outcome."""
-    assert outcome.waiting
     status = outcome.status
+    final = status.phase in ("Completed", "RolledBack", "Aborted")
+    assert outcome.waiting
+    assert final or outcome.wake_at is not None or outcome.waiting != {Waiting.NOTHING}
     RolloutStatus.model_validate_json(status.model_dump_json())
     assert status.message
     types = [str(known.type) for known in status.conditions]

@@ -145,8 +145,20 @@ def rollout_status() -> Manifest:
                     "openedAt": _TIME,
                     "satisfiedAt": _TIME,
                     "completedAt": _TIME,
+                    "pausedSeconds": 60,
                 }
             ],
+            "trip": {"ring": "canary", "failed": 3, "updated": 7, "at": _TIME},
+            "rollback": {
+                "cause": "Failure",
+                "from": "1.4.0",
+                "to": "1.3.2",
+                "startedAt": _TIME,
+                "devices": 8,
+                "restored": 6,
+                "unconfirmed": 2,
+            },
+            "pausedAt": _TIME,
             "policy": {
                 "configMap": "otaflux-policy-thermostat",
                 "revision": _DIGEST,
@@ -161,6 +173,7 @@ def rollout_status() -> Manifest:
                     "startedAt": _TIME,
                     "finishedAt": _TIME,
                     "message": "Release 1.4.0 took its place.",
+                    "artifact": deepcopy(release["artifact"]),
                 }
             ],
             "conditions": [_condition()],

@@ -4,16 +4,25 @@ from dataclasses import replace
 from datetime import datetime
 
 from otaflux_operator.conditions import Verdict, conditions
-from otaflux_operator.engine import policies, releases
+from otaflux_operator.engine import policies, releases, rollbacks
+from otaflux_operator.engine.deadlines import ENDED, keep_pauses
 from otaflux_operator.engine.drafts import Draft, Objection, Standing
 from otaflux_operator.engine.messages import message
-from otaflux_operator.engine.observations import FRESH, Observation
+from otaflux_operator.engine.observations import Observation
 from otaflux_operator.engine.outcomes import Outcome
-from otaflux_operator.engine.rings import ENDED, advance_rings
+from otaflux_operator.engine.rings import advance_rings, notice_failure
+from otaflux_operator.engine.situations import Situation
 from otaflux_operator.engine.support import unsupported
-from otaflux_operator.engine.verdicts import Situation, judge, phase, waiting
+from otaflux_operator.engine.verdicts import judge, phase, waiting
+from otaflux_operator.engine.waking import wake_at
 from otaflux_operator.reasons import Reason
-from otaflux_operator.resources import ConditionType, FirmwareRollout, PolicyStatus, RolloutStatus
+from otaflux_operator.resources import (
+    ConditionType,
+    FirmwareRollout,
+    PolicyStatus,
+    RingStatus,
+    RolloutStatus,
+)
 from otaflux_policy.contract import State, policy_object_name
 
 
@@ -28,33 +37,26 @@ def advance(
     draft = Draft.of(rollout)
     draft.unsupported = unsupported(rollout.spec)
     releases.inherit(draft, rollout, observation, second)
+    keep_pauses(draft, rollout, second)
     releases.end_aborted(draft, rollout, second)
-    releases.choose_candidate(draft, rollout, observation)
+    rollbacks.by_hand(draft, rollout, observation, second)
+    releases.choose_candidate(draft, rollout, observation, second)
     releases.return_to_stable(draft, rollout, observation, second)
     releases.promote(draft, rollout, observation, second)
+    notice_failure(draft, observation, second)
+    if draft.trip is not None and rollbacks.acts_by_rollback(draft.trip, rollout):
+        rollbacks.by_failure(draft, rollout, observation, second)
+    stable = draft.stable
     advance_rings(draft, rollout, observation, second)
-    _end_rollback(draft, observation, second)
+    if draft.stable is not stable:
+        # The run completed: what the artifact names may be older than what is stable now.
+        draft.refused = None
+        releases.choose_candidate(draft, rollout, observation, second)
+    rollbacks.finish(draft, rollout, observation, second)
     policy = policies.build(draft, rollout, observation)
     if policies.is_too_large(policy):
         return _oversized(rollout, observation, now, epoch)
     return _outcome(Situation(rollout, draft, observation, policy, second), now, epoch)
-
-
-def _end_rollback(draft: Draft, observation: Observation, now: datetime) -> None:
-    # Who runs what is not counted yet: that devices are offered the stable release is all that
-    # can be known, and the message says so.
-    published, said = observation.published, observation.answer.fresh(now)
-    if (
-        draft.standing is Standing.ROLLING_BACK
-        and observation.mine
-        and published is not None
-        and said is not None
-        and published.rolling_back
-        and published.run == draft.run
-        and published.state is State.ACTIVE
-        and said.revision == published.revision
-    ):
-        draft.standing = Standing.ROLLED_BACK
 
 
 def _oversized(
@@ -64,6 +66,7 @@ def _oversized(
     second = now.replace(microsecond=0)
     draft = Draft.of(rollout)
     releases.end_aborted(draft, rollout, second)
+    notice_failure(draft, observation, second)
     published = observation.published
     if published is not None and not observation.mine:
         # Of an object before this one, which hands nothing on.
@@ -72,7 +75,10 @@ def _oversized(
         draft.run = max(draft.run, published.run)
     ended = draft.standing is Standing.ABORTED
     state = State.ABORTED if ended else rollout.spec.state
-    policy = published.model_copy(update={"state": state}) if published is not None else None
+    policy = None
+    if published is not None:
+        stopped = published.tripped or draft.trip is not None
+        policy = published.model_copy(update={"state": state, "tripped": stopped})
     objection = Objection(
         Reason.POLICY_TOO_LARGE,
         "The policy does not fit into a ConfigMap: shorten selectors, or let labels of "
@@ -103,7 +109,7 @@ def _outcome(situation: Situation, now: datetime, epoch: int) -> Outcome:
     return Outcome(
         status=_status(situation, verdicts),
         policy=policy if writing else None,
-        wake_at=_wake_at(observation, now),
+        wake_at=wake_at(situation, now),
         waiting=waiting(situation, verdicts),
     )
 
@@ -111,7 +117,7 @@ def _outcome(situation: Situation, now: datetime, epoch: int) -> Outcome:
 def _status(situation: Situation, verdicts: tuple[Verdict, ...]) -> RolloutStatus:
     draft, rollout, now = situation.draft, situation.rollout, situation.now
     metadata, before = rollout.metadata, rollout.status
-    rings = tuple(draft.rings[ring.name] for ring in rollout.spec.rings if ring.name in draft.rings)
+    rings = [draft.rings[ring.name] for ring in rollout.spec.rings if ring.name in draft.rings]
     opened = [ring for ring in rings if ring.opened_at is not None or ring.phase in ENDED]
     said = situation.observation.answer.fresh(now)
     served = said.revision if said is not None else None
@@ -123,11 +129,11 @@ def _status(situation: Situation, verdicts: tuple[Verdict, ...]) -> RolloutStatu
         handled_retry_token=draft.handled_token,
         current_ring=opened[-1].name if opened else "",
         ring_summary=f"{len(opened)}/{len(rollout.spec.rings)}",
-        updated_summary=before.updated_summary,
+        updated_summary=_updated(draft, opened),
         release=draft.release,
         stable_release=draft.stable,
         candidate=draft.candidate,
-        rings=rings,
+        rings=tuple(draft.rings.values()),
         trip=draft.trip,
         rollback=draft.rollback,
         paused_at=draft.paused_at,
@@ -141,8 +147,14 @@ def _status(situation: Situation, verdicts: tuple[Verdict, ...]) -> RolloutStatu
     )
 
 
-def _wake_at(observation: Observation, now: datetime) -> datetime | None:
-    answer = observation.answer
-    if answer.at is None or answer.fresh(now) is None:
-        return None
-    return answer.at + FRESH
+def _updated(draft: Draft, opened: list[RingStatus]) -> str:
+    """How many devices have what they should, of those that may by now; empty: not known."""
+    if draft.taken_back:
+        rollback = draft.rollback
+        if rollback is None or rollback.devices is None:
+            return ""
+        return f"{rollback.restored or 0}/{rollback.devices}"
+    known = [ring for ring in opened if ring.devices is not None]
+    if not known:
+        return ""
+    return f"{sum(ring.updated or 0 for ring in known)}/{sum(ring.devices or 0 for ring in known)}"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from otaflux_operator.engine.judgements import Judgement
 from otaflux_operator.engine.observations import Observation
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import (
@@ -16,7 +17,8 @@ from otaflux_operator.resources import (
     RolloutStatus,
     TripStatus,
 )
-from otaflux_operator.resources.statuses import HISTORY_LENGTH
+from otaflux_operator.resources.statuses import HISTORY_LENGTH, ReleaseArtifact
+from otaflux_policy.contract import Artifact, Release
 
 
 class Standing(StrEnum):
@@ -52,7 +54,8 @@ class Draft:
     """What is decided so far. `release` is the run's; while rolling back, the one taken back.
 
     `unsupported` objects to the spec, `refused` to the artifact that it names, `unreachable` to
-    what spec.rollback names. `trip` is latched for the run; `rollback` is the way back that the
+    the way back: a stable release that is not there, what spec.rollback names, or what came after.
+    `trip` is latched for the run; `rollback` is the way back that the
     run is, or was.
     """
 
@@ -70,7 +73,7 @@ class Draft:
     trip: TripStatus | None = None
     rollback: RollbackStatus | None = None
     paused_at: datetime | None = None
-    inconclusive: set[str] = field(default_factory=set)
+    judgements: dict[str, Judgement] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rollout: FirmwareRollout) -> "Draft":
@@ -115,6 +118,7 @@ class Draft:
             started_at=release.started_at,
             finished_at=now,
             message=message,
+            artifact=release.artifact,
         )
         self.history = [entry, *self.history]
         self.release = release.model_copy(update={"finished_at": now})
@@ -146,6 +150,32 @@ class Draft:
         """Whether the latest run of this content was rolled back or aborted."""
         latest = next((entry for entry in self.history if entry.digest == digest), None)
         return latest is not None and latest.result in _FAILED
+
+
+def names(reference: str, known: ReleaseStatus | HistoryEntry) -> bool:
+    """Whether a version or manifest digest that a person wrote is that of the release."""
+    return reference in (known.version, known.digest)
+
+
+def status_of(release: Release) -> ReleaseStatus:
+    """A release of a policy as a status has it."""
+    return ReleaseStatus(
+        version=release.version,
+        digest=release.digest,
+        size=release.firmware.size,
+        artifact=status_artifact(release.firmware),
+    )
+
+
+def status_artifact(artifact: Artifact) -> ReleaseArtifact:
+    """An artifact of a policy as a status has it."""
+    return ReleaseArtifact(
+        digest=artifact.digest,
+        size=artifact.size,
+        media_type=artifact.media_type,
+        repository=artifact.repository,
+        insecure=artifact.insecure,
+    )
 
 
 def _standing(status: RolloutStatus) -> Standing:

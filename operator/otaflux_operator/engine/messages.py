@@ -1,16 +1,35 @@
 """The message of a rollout: what it does or waits for, and what a person can do about it."""
 
+from datetime import UTC, datetime
+
 from otaflux_operator.engine.drafts import Standing
-from otaflux_operator.engine.rings import ENDED
-from otaflux_operator.engine.verdicts import Situation
-from otaflux_operator.resources import Failure, RingPhase
+from otaflux_operator.engine.progress import ring_progress
+from otaflux_operator.engine.rings import approved
+from otaflux_operator.engine.situations import Situation
+from otaflux_operator.resources import (
+    ApprovalEffect,
+    ConditionStatus,
+    ConditionType,
+    RingPhase,
+)
 from otaflux_policy.contract import State
 
 
 def message(situation: Situation) -> str:
-    """One to three sentences."""
-    parts = [_now(situation), _next(situation), _idle(situation)]
+    """What the rollout does, why it waits, and what a person can do: a few sentences."""
+    if (known := _stands(situation)) is not None:
+        return known
+    parts = [_now(situation), _next(situation), _windows(situation), _edits(situation)]
     return " ".join(part for part in parts if part)
+
+
+def _stands(situation: Situation) -> str | None:
+    """What it said before a restart, while nothing is known but that nothing changed."""
+    ready, status = situation.stands(ConditionType.READY), situation.rollout.status
+    if ready is None or ready.status is not ConditionStatus.TRUE or not status.message:
+        return None
+    same = status.run == situation.draft.run and not situation.writing
+    return status.message if same and situation.stalled is None else None
 
 
 def _now(situation: Situation) -> str:
@@ -31,82 +50,67 @@ def _now(situation: Situation) -> str:
     if state is State.ABORTED:
         return "spec.state is Aborted: devices are offered nothing."
     if draft.taken_back:
-        stable = draft.stable.version if draft.stable else "the stable release"
-        doing = "is being" if draft.standing is Standing.ROLLING_BACK else "was"
-        text = (
-            f"{release.version} {doing} taken back: devices that have it are offered {stable}; "
-            "how many run it is not counted yet."
-        )
+        text = _taken_back(situation, release.version)
     elif draft.standing is Standing.COMPLETED:
         text = f"{release.version} is released to every ring."
     elif situation.oversized is not None:
         text = f"{release.version} goes on as published."
+    elif situation.failed is not None:
+        text = f"{release.version} is stopped. {situation.failed.message}"
+    elif draft.trip is not None:
+        text = f"{release.version} failed in ring {draft.trip.ring}, and is about to be taken back."
     else:
-        text = f"{release.version}: {_rings(situation)}"
+        late = f" {situation.late.message}" if situation.late is not None else ""
+        text = f"{release.version}: {_ring(situation, release.version)}{late}"
     return f"Paused: {text}" if state is State.PAUSED else text
 
 
-def _rings(situation: Situation) -> str:
-    draft, release = situation.draft, situation.draft.release
-    assert release is not None
-    rings = [draft.rings[ring.name] for ring in situation.rollout.spec.rings]
-    reached = next((ring for ring in rings if ring.phase not in ENDED), None)
-    if reached is None:
+def _taken_back(situation: Situation, version: str) -> str:
+    draft, rollback = situation.draft, situation.draft.rollback
+    stable = draft.stable.version if draft.stable else "the stable release"
+    doing = "is being" if draft.standing is Standing.ROLLING_BACK else "was"
+    text = f"{version} {doing} taken back"
+    if rollback is None or rollback.devices is None:
+        return f"{text}: devices that have it are offered {stable}."
+    if not rollback.devices:
+        return f"{text}: no known device has it."
+    text += f": {rollback.restored or 0} of {rollback.devices} devices are back on {stable}"
+    return (
+        f"{text}, {rollback.unconfirmed} are unconfirmed." if rollback.unconfirmed else f"{text}."
+    )
+
+
+def _ring(situation: Situation, version: str) -> str:
+    draft, rings = situation.draft, situation.rollout.spec.rings
+    if situation.reached is None:
         return "every ring is complete."
-    if reached.phase is RingPhase.AWAITING_APPROVAL:
-        return (
-            f"ring {reached.name} waits for approval: add "
-            f"{{ring: {reached.name}, release: {release.version}}} to spec.approvals."
-        )
-    if reached.name in draft.inconclusive:
-        later = [ring.name for ring in rings if ring.opened_at is None]
-        hint = (
-            f"; {{ring: {later[0]}, release: {release.version}, effect: Override}} in "
-            "spec.approvals opens the next ring nevertheless"
-            if later
-            else ""
-        )
-        return f"ring {reached.name} is open; its success cannot be judged yet{hint}."
-    if reached.phase is RingPhase.PENDING:
-        return f"ring {reached.name} opens next."
-    return f"ring {reached.name} is open, and completes once servers serve it."
-
-
-def _idle(situation: Situation) -> str:
-    """What the spec asks for and nothing acts upon before devices are counted."""
-    draft, spec = situation.draft, situation.rollout.spec
-    live = draft.standing is Standing.LIVE
-    if draft.release is None or not (live or draft.standing is Standing.COMPLETED):
-        return ""
-    limited = [
-        ring.name
-        for ring in spec.rings
-        if ring.max_concurrent is not None
-        and (status := draft.rings.get(ring.name)) is not None
-        and status.opened_at is not None
-    ]
-    parts = []
-    if limited:
-        parts.append(
-            f"No device of {' and '.join(limited)} starts while maxConcurrent is set there, as "
-            "devices are not counted yet: remove it to let them start."
-        )
-    ignored = [
-        field
-        for field, used in (
-            ("deadline", any(ring.deadline is not None for ring in spec.rings)),
-            ("failure", any(ring.failure != Failure() for ring in spec.rings)),
-        )
-        if used
-    ]
-    if ignored and live:
-        parts.append(f"The {' and the '.join(ignored)} of rings cannot be acted upon yet.")
-    return " ".join(parts)
+    ring, status = situation.reached
+    place = f"ring {ring.name} ({rings.index(ring) + 1}/{len(rings)})"
+    match status.phase:
+        case RingPhase.AWAITING_APPROVAL:
+            return (
+                f"{place} waits for approval: add {{ring: {ring.name}, release: {version}}} to "
+                "spec.approvals."
+            )
+        case RingPhase.PENDING:
+            return f"{place} opens next."
+    judgement = draft.judgements.get(ring.name)
+    if judgement is None:
+        return f"{place} is open, and completes once servers serve it."
+    text = f"{place}: {ring_progress(situation, ring, status, judgement)}."
+    later = [each.name for each in rings if draft.rings[each.name].opened_at is None]
+    if judgement.known or not later:
+        return text
+    return (
+        f"{text} {{ring: {later[0]}, release: {version}, effect: Override}} in spec.approvals "
+        "opens the next ring nevertheless."
+    )
 
 
 def _next(situation: Situation) -> str:
     draft, resolution = situation.draft, situation.observation.resolution
-    if (objection := situation.objection) is not None:
+    objection = situation.objection
+    if objection is not None and (situation.failed is None or objection is not draft.unreachable):
         return objection.message
     if resolution.failure is not None:
         return f"The artifact could not be resolved: {resolution.failure.message}"
@@ -125,6 +129,49 @@ def _next(situation: Situation) -> str:
     return ""
 
 
+def _windows(situation: Situation) -> str:
+    opens = situation.opens_at
+    if opens is None or situation.rollout.spec.state is not State.ACTIVE:
+        return ""
+    return f"Outside of its windows: no device starts before {_time(opens)}."
+
+
+def _edits(situation: Situation) -> str:
+    """What becomes of edits of rings that a run under way cannot follow."""
+    draft, rollout = situation.draft, situation.rollout
+    if not situation.is_live or draft.release is None or draft.trip is not None:
+        return ""
+    parts = []
+    names = {ring.name for ring in rollout.spec.rings}
+    gone = [
+        ring.name
+        for ring in draft.rings.values()
+        if ring.name not in names and ring.phase in (RingPhase.OPEN, RingPhase.SOAKING)
+    ]
+    if gone:
+        parts.append(
+            f"Ring {' and '.join(gone)} was open when it was removed: its devices belong to the "
+            "other rings now, and wait where theirs is closed."
+        )
+    if situation.reached is not None:
+        reached = situation.reached[1]
+        place = [ring.name for ring in rollout.spec.rings].index(reached.name)
+        early = [
+            ring.name
+            for ring in rollout.spec.rings[place + 1 :]
+            if (known := draft.rings.get(ring.name)) is not None
+            and (opened := known.opened_at) is not None
+            and (reached.opened_at is None or reached.opened_at > opened)
+            and not approved(draft.release, rollout, ring.name, ApprovalEffect.OVERRIDE)
+        ]
+        if early:
+            parts.append(
+                f"Ring {' and '.join(early)} was open before ring {reached.name} was put in front "
+                f"of it, and stays open; no other ring opens until {reached.name} is complete."
+            )
+    return " ".join(parts)
+
+
 def _wanted(situation: Situation) -> str:
     artifact = situation.rollout.spec.artifact
     if artifact.digest is not None:
@@ -132,3 +179,7 @@ def _wanted(situation: Situation) -> str:
     if artifact.semver is not None:
         return f"the newest version in {artifact.semver!r} of {artifact.repository}"
     return f"{artifact.repository}:{artifact.tag}"
+
+
+def _time(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

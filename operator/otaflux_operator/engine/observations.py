@@ -5,10 +5,14 @@ from datetime import datetime, timedelta
 
 from otaflux_operator.reasons import Reason
 from otaflux_policy.contract import Artifact, Policy
+from otaflux_policy.counts import RolloutCounts
 from otaflux_policy.served import ServedRollout
 
 FRESH = timedelta(seconds=60)
 """What servers said longer ago than this is not relied upon."""
+
+SKEW = timedelta(seconds=10)
+"""How far ahead of ours the clock may be by which servers tell when they counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,22 @@ class Answer:
 
     def fresh(self, now: datetime) -> ServedRollout | None:
         """What they said, unless it is too old to be relied upon."""
-        if self.said is None or self.at is None or now - self.at > FRESH:
+        if self.said is None or self.at is None or not is_recent(self.at, now):
             return None
         return self.said
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The counts of a run, or, where nothing can be judged by them, why."""
+
+    counts: RolloutCounts | None = None
+    problem: str = ""
+
+
+def is_recent(time: datetime, now: datetime) -> bool:
+    """Whether what is of this time may be relied upon; after a clock jumped back it may not."""
+    return -SKEW <= now - time <= FRESH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +88,34 @@ class Observation:
     mine: bool = False
     damaged: bool = False
     answer: Answer = Answer()
+
+    def counted(self, run: int, release: str, now: datetime) -> Counted:
+        """The counts of this run of the release with this manifest digest, if they conclude.
+
+        They do where they are recent, and of the published policy as it is served.
+        """
+        published, said = self.published, self.answer.fresh(now)
+        if said is None:
+            return Counted(problem=self.answer.problem or "the servers were not heard of lately")
+        if published is None or not self.mine:
+            return Counted(problem="no policy is published")
+        if said.revision != published.revision:
+            return Counted(problem="the servers do not use the published policy yet")
+        counts = said.counts
+        if counts is None:
+            return Counted(problem="the servers have not read their evidence yet")
+        if not is_recent(counts.at, now):
+            age = int((now - counts.at).total_seconds())
+            return Counted(
+                problem=f"the counts are {age} s old"
+                if age > 0
+                else f"the counts are {-age} s ahead of the operator's clock"
+            )
+        target = published.target.digest if published.target is not None else None
+        same = (counts.revision, counts.release, counts.run)
+        if same != (published.revision, target, published.run) or (target, published.run) != (
+            release,
+            run,
+        ):
+            return Counted(problem="the counts are of another policy or run")
+        return Counted(counts)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from otaflux_oci import OciError, Repository
 from otaflux_operator.engine.drafts import Draft, Standing
 from otaflux_operator.engine.observations import Observation
+from otaflux_operator.engine.support import windows
 from otaflux_operator.resources import FirmwareRollout, Phase, ReleaseStatus
 from otaflux_operator.resources.rings import Ring as RingSpec
 from otaflux_policy import canonical
@@ -19,6 +20,7 @@ from otaflux_policy.contract import (
     Ring,
     State,
 )
+from otaflux_policy.windows import Window
 
 ROLLBACK_FROM_LIMIT = 50
 """Runs since the stable release that a policy lists; the latest count."""
@@ -27,6 +29,9 @@ _GREATEST = 2**53 - 1
 """The greatest number with a canonical form (RFC 8785, section 3.2.2.3)."""
 
 _UNWRITTEN = {"epoch": 0, "sequence": 0}
+_NEVER = (Window(schedule="0 0 29 2 *", duration=1),)
+"""Stands for windows that cannot be told: next to no time is as good as none."""
+
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -50,10 +55,14 @@ def build(draft: Draft, rollout: FirmwareRollout, observation: Observation) -> P
         candidate=_release(draft.candidate, observation, credentials),
         rings=tuple(_ring(draft, ring) for ring in spec.rings),
         state=State.ABORTED if ended else spec.state,
+        tripped=draft.trip is not None,
         rolling_back=draft.taken_back,
         rollback_from=_since_stable(draft, observation),
+        downgrade=spec.downgrade,
+        windows=_windows(rollout, observation),
         device_timeout=spec.device_timeout.seconds,
         active_within=spec.active_within.seconds,
+        confirmation=spec.confirmation,
     )
 
 
@@ -148,17 +157,27 @@ def _ring(draft: Draft, ring: RingSpec) -> Ring:
     )
 
 
+def _windows(rollout: FirmwareRollout, observation: Observation) -> tuple[Window, ...]:
+    """Those of the spec; where one of them is no window, those that are published."""
+    asked = windows(rollout.spec)
+    if asked is not None:
+        return asked
+    published = observation.published
+    return published.windows if published is not None and observation.mine else _NEVER
+
+
 def _since_stable(draft: Draft, observation: Observation) -> tuple[ReleaseRun, ...]:
     """The releases and runs since the stable release: what a rollback takes back."""
     if draft.standing is Standing.COMPLETED:
         return ()
     stable = draft.stable.digest if draft.stable is not None else None
-    completed = [
+    # A superseded one becomes stable by hand.
+    ran = [
         entry.run
         for entry in draft.history
-        if entry.result is Phase.COMPLETED and entry.digest == stable
+        if entry.result in (Phase.COMPLETED, Phase.SUPERSEDED) and entry.digest == stable
     ]
-    since = max(completed, default=0)
+    since = max(ran, default=0)
     runs: dict[int, ReleaseRun] = {}
     published = observation.published
     if published is not None and observation.mine:

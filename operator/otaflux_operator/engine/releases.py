@@ -2,7 +2,15 @@
 
 from datetime import datetime
 
-from otaflux_operator.engine.drafts import ENDED_BADLY, Draft, Objection, Standing
+from otaflux_operator.engine import rollbacks
+from otaflux_operator.engine.drafts import (
+    ENDED_BADLY,
+    Draft,
+    Objection,
+    Standing,
+    status_artifact,
+    status_of,
+)
 from otaflux_operator.engine.observations import Found, Observation
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import (
@@ -12,10 +20,11 @@ from otaflux_operator.resources import (
     ReleaseStatus,
     RingPhase,
     RingStatus,
+    RollbackCause,
+    TripStatus,
 )
-from otaflux_operator.resources.statuses import ReleaseArtifact
-from otaflux_policy import versions
-from otaflux_policy.contract import Artifact, Policy, Release, State
+from otaflux_policy import counts, versions
+from otaflux_policy.contract import Downgrade, Policy, Release, State
 
 
 def inherit(
@@ -36,14 +45,10 @@ def inherit(
     if rollout.status.observed_generation == 0:
         _restore(draft, published, now)
     elif published.run > draft.run and published.target is not None:
-        digest = published.target.digest
-        if published.rolling_back and draft.release and draft.release.digest == digest:
-            _take_back(draft, published.run, now)
-        elif (candidate := _promoted(draft, observation, digest)) is not None:
-            draft.candidate = candidate
-            _promote(draft, published.run, now)
+        _catch_up(draft, published, published.target, rollout, observation, now)
+    if published.run == draft.run and draft.candidate is None:
+        draft.candidate = _status(published.candidate)
     same_run = published.run == draft.run and _has_target(published, draft.release)
-    # Where it is ahead for another reason (a status from a backup), no run is numbered twice.
     draft.run = max(draft.run, published.run)
     if published.rolling_back or not same_run:
         return
@@ -59,14 +64,54 @@ def inherit(
             draft.rings[ring.name] = known.model_copy(
                 update={"phase": RingPhase.OPEN, "opened_at": now}
             )
+    if published.tripped:
+        draft.trip = _trip(draft, published, observation, now)
 
 
-def _promoted(draft: Draft, observation: Observation, digest: str) -> ReleaseStatus | None:
-    """What has become the release with this manifest digest, of what is known here."""
+def _catch_up(
+    draft: Draft,
+    published: Policy,
+    target: Release,
+    rollout: FirmwareRollout,
+    observation: Observation,
+    now: datetime,
+) -> None:
+    """The published policy is a run ahead: that run is the current one."""
     found = observation.resolution.found
-    if draft.candidate is not None and draft.candidate.digest == digest:
-        return draft.candidate
-    return _candidate(draft, found) if found is not None and found.digest == digest else None
+    release, candidate = draft.release, draft.candidate
+    same = release is not None and release.digest == target.digest
+    if published.rolling_back and same:
+        rollbacks.resume(draft, rollout, observation, published.run, now)
+    elif draft.standing is Standing.COMPLETED and same and not published.rolling_back:
+        draft.run, draft.handled_token = published.run, rollout.spec.retry_token
+    elif not published.rolling_back and candidate is not None and candidate.digest == target.digest:
+        _promote(draft, published.run, now)
+    elif not published.rolling_back and found is not None and found.digest == target.digest:
+        draft.candidate = _candidate(draft, found)
+        _promote(draft, published.run, now)
+    elif not published.rolling_back and release is not None and same:
+        draft.candidate = release
+        _promote(draft, published.run, now)
+    else:
+        # The status is older than that, as from a backup.
+        if draft.standing is Standing.LIVE:
+            draft.record(Phase.SUPERSEDED, f"{target.version} took its place", now)
+        draft.rings, draft.trip, draft.rollback = {}, None, None
+        _restore(draft, published, now)
+
+
+def _trip(draft: Draft, published: Policy, observation: Observation, now: datetime) -> TripStatus:
+    """The trip that was published; where it was lost, as servers tell it, else without numbers."""
+    known, release = draft.trip, draft.release
+    if known is not None and known.failed + known.updated:
+        return known
+    if (heard := rollbacks.heard_of_trip(draft, observation)) is not None:
+        return heard
+    counted = observation.counted(draft.run, release.digest, now).counts if release else None
+    if counted is not None and (again := counts.trip(published, counted, now)) is not None:
+        return TripStatus(ring=again.ring, failed=again.failed, updated=again.updated, at=now)
+    opened = [ring.name for ring in published.rings if ring.open]
+    return known or TripStatus(ring=opened[-1] if opened else "", failed=0, updated=0, at=now)
 
 
 def _has_target(published: Policy, release: ReleaseStatus | None) -> bool:
@@ -81,32 +126,70 @@ def end_aborted(draft: Draft, rollout: FirmwareRollout, now: datetime) -> None:
     draft.abort(now)
 
 
-def choose_candidate(draft: Draft, rollout: FirmwareRollout, observation: Observation) -> None:
-    """What the artifact resolved to becomes the candidate, unless it is released or refused."""
+def choose_candidate(
+    draft: Draft, rollout: FirmwareRollout, observation: Observation, now: datetime
+) -> None:
+    """What the artifact resolved to becomes the candidate, unless it is released or refused.
+
+    A `retryToken` counts once, and not while `spec.rollback` takes the same release back.
+    """
     found = observation.resolution.found
-    retry = rollout.spec.retry_token != draft.handled_token
-    if found is None or draft.unsupported is not None:
+    if found is None or draft.unsupported is not None or rollbacks.awaits_hand(draft, rollout):
         return
-    draft.handled_token = rollout.spec.retry_token
+    by_hand = rollbacks.asked_by_hand(draft, rollout)
+    retry = rollout.spec.retry_token != draft.handled_token and not by_hand
     if _is_released(draft, found):
-        assert draft.release is not None
-        failed = draft.standing in ENDED_BADLY
-        admitted = draft.candidate is not None and draft.candidate.digest == found.digest
-        if failed and (retry or admitted):
-            draft.candidate = _candidate(draft, found)
-        else:
-            draft.candidate = None
-            if failed and draft.standing is not Standing.ABORTED:
-                draft.refused = _failed_before(found)
-        if draft.release.version != found.version:
-            _rename(draft, found)
+        if retry and draft.standing is Standing.COMPLETED:
+            _repeat(draft, rollout, observation, now)
+        elif retry:
+            draft.handled_token = rollout.spec.retry_token
+        _keep(draft, found, retry, by_hand)
         return
+    if not by_hand:
+        draft.handled_token = rollout.spec.retry_token
     if draft.stable is not None and found.digest == draft.stable.digest:
         draft.candidate = None
         return
-    draft.refused = _objection(draft, found, retry)
+    draft.refused = _taken_back_by_hand(found, rollout) or _objection(
+        draft, found, rollout.spec.downgrade, retry
+    )
     kept = found.by_range and is_older(found, draft.release)
     draft.candidate = None if draft.refused or kept else _candidate(draft, found)
+
+
+def _keep(draft: Draft, found: Found, retry: bool, by_hand: bool) -> None:
+    """The artifact is what is released: it is a candidate only to run it again."""
+    assert draft.release is not None
+    failed = draft.standing in ENDED_BADLY or draft.trip is not None
+    admitted = draft.candidate is not None and draft.candidate.digest == found.digest
+    if failed and not by_hand and (retry or admitted):
+        draft.candidate = _candidate(draft, found)
+    else:
+        draft.candidate = None
+        if draft.taken_back and (
+            draft.rollback is None or draft.rollback.cause is RollbackCause.REVERT
+        ):
+            draft.refused = _failed_before(found)
+    if draft.release.version != found.version:
+        _rename(draft, found)
+
+
+def _repeat(
+    draft: Draft, rollout: FirmwareRollout, observation: Observation, now: datetime
+) -> None:
+    """Devices that failed in a completed run get its release again: in a new run, every ring open.
+
+    Where nothing failed nothing happens; the token waits for counts that tell.
+    """
+    assert draft.release is not None
+    if rollout.spec.state is not State.ACTIVE:
+        return
+    known = observation.counted(draft.run, draft.release.digest, now).counts
+    if known is None:
+        return
+    draft.handled_token = rollout.spec.retry_token
+    if known.total.failed + known.total.timed_out:
+        draft.run = draft.next_run(observation)
 
 
 def is_older(found: Found, release: ReleaseStatus | None) -> bool:
@@ -129,9 +212,11 @@ def return_to_stable(
         or draft.taken_back
         or draft.unsupported is not None
         or rollout.spec.state is not State.ACTIVE
+        or rollbacks.awaits_hand(draft, rollout)
     ):
         return
-    _take_back(draft, draft.next_run(observation), now)
+    run = draft.next_run(observation)
+    rollbacks.take_back(draft, draft.stable, RollbackCause.REVERT, run, now)
 
 
 def promote(
@@ -139,8 +224,11 @@ def promote(
 ) -> None:
     """The candidate becomes the release once the servers stored it, and the stable one."""
     active = rollout.spec.state is State.ACTIVE and draft.unsupported is None
+    if rollbacks.awaits_hand(draft, rollout):
+        return
     if active and is_stored(draft, observation, now):
         _promote(draft, draft.next_run(observation), now)
+        draft.handled_token = rollout.spec.retry_token
 
 
 def is_stored(draft: Draft, observation: Observation, now: datetime) -> bool:
@@ -173,25 +261,36 @@ def _candidate(draft: Draft, found: Found) -> ReleaseStatus:
         version=found.version,
         digest=found.digest,
         size=found.artifact.size,
-        resolved_at=known.resolved_at if known is not None and same else found.at,
-        artifact=_artifact(found.artifact),
+        resolved_at=(known.resolved_at if known is not None and same else None) or found.at,
+        artifact=status_artifact(found.artifact),
     )
 
 
-def _objection(draft: Draft, found: Found, retry: bool) -> Objection | None:
+def _objection(draft: Draft, found: Found, downgrade: Downgrade, retry: bool) -> Objection | None:
     admitted = draft.candidate is not None and draft.candidate.digest == found.digest
     if taken := _version_taken(draft, found):
         return taken
     if draft.failed_before(found.digest) and not (retry or admitted):
         return _failed_before(found)
-    if not found.by_range and is_older(found, draft.stable):
-        assert draft.stable is not None
+    forbidden = downgrade is Downgrade.FORBID and not found.by_range
+    if forbidden and draft.stable is not None and is_older(found, draft.stable):
         return Objection(
             Reason.DOWNGRADE_FORBIDDEN,
             f"{found.version} is older than {draft.stable.version}, which is released: going "
             "back to it needs `downgrade: Allow`.",
         )
     return None
+
+
+def _taken_back_by_hand(found: Found, rollout: FirmwareRollout) -> Objection | None:
+    """What `spec.rollback` takes back is not released in the first place."""
+    hand = rollout.spec.rollback
+    if hand is None or hand.from_ not in (found.version, found.digest):
+        return None
+    return Objection(
+        Reason.ROLLED_BACK,
+        f"spec.rollback takes {found.version} back: remove it to release {found.version}.",
+    )
 
 
 def _version_taken(draft: Draft, found: Found) -> Objection | None:
@@ -227,29 +326,25 @@ def _failed_before(found: Found) -> Objection:
     )
 
 
-def _take_back(draft: Draft, run: int, now: datetime) -> None:
-    assert draft.stable is not None
-    if draft.standing is Standing.LIVE:
-        draft.record(Phase.ROLLED_BACK, f"the artifact went back to {draft.stable.version}", now)
-    draft.run, draft.standing = run, Standing.ROLLING_BACK
-    draft.candidate, draft.rings = None, {}
-
-
 def _promote(draft: Draft, run: int, now: datetime) -> None:
-    candidate = draft.candidate
+    candidate, release = draft.candidate, draft.release
     assert candidate is not None
     if draft.standing is Standing.LIVE:
-        draft.record(Phase.SUPERSEDED, f"{candidate.version} took its place", now)
+        again = release is not None and release.digest == candidate.digest
+        message = "run again (spec.retryToken)" if again else f"{candidate.version} took its place"
+        draft.record(Phase.SUPERSEDED, message, now)
     draft.run, draft.standing = run, Standing.LIVE
     draft.release = candidate.model_copy(update={"started_at": now, "finished_at": None})
-    draft.candidate, draft.rings = None, {}
+    draft.candidate, draft.rings, draft.trip, draft.rollback = None, {}, None, None
+    # What spec.rollback was objected for was about the release before.
+    draft.unreachable = None
 
 
 def _restore(draft: Draft, published: Policy, now: datetime) -> None:
     """The status was lost, the policy is this very object's: go on from there."""
     draft.run = published.run
-    draft.stable, draft.candidate = _of(published.stable), _of(published.candidate)
-    draft.release = _of(published.target)
+    draft.stable, draft.candidate = _status(published.stable), _status(published.candidate)
+    draft.release = _status(published.target)
     if draft.release is None:
         return
     if published.rolling_back:
@@ -262,22 +357,5 @@ def _restore(draft: Draft, published: Policy, now: datetime) -> None:
     draft.release = draft.release.model_copy(update={"started_at": now, "finished_at": ended})
 
 
-def _of(release: Release | None) -> ReleaseStatus | None:
-    if release is None:
-        return None
-    return ReleaseStatus(
-        version=release.version,
-        digest=release.digest,
-        size=release.firmware.size,
-        artifact=_artifact(release.firmware),
-    )
-
-
-def _artifact(artifact: Artifact) -> ReleaseArtifact:
-    return ReleaseArtifact(
-        digest=artifact.digest,
-        size=artifact.size,
-        media_type=artifact.media_type,
-        repository=artifact.repository,
-        insecure=artifact.insecure,
-    )
+def _status(release: Release | None) -> ReleaseStatus | None:
+    return None if release is None else status_of(release)

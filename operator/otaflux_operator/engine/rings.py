@@ -1,21 +1,45 @@
-"""How far the run's release may go: rings open in order, and complete in order."""
+"""How far the run's release may go: rings open in order, succeed in order, and fail at any time."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from otaflux_operator.engine.deadlines import ENDED
 from otaflux_operator.engine.drafts import Draft, Standing
-from otaflux_operator.engine.observations import Observation
+from otaflux_operator.engine.judgements import Finding, Judgement, asks_for_nothing, judge
+from otaflux_operator.engine.memberships import is_as_published
+from otaflux_operator.engine.observations import Counted, Observation
+from otaflux_operator.engine.rollbacks import heard_of_trip
 from otaflux_operator.resources import (
     ApprovalEffect,
     FirmwareRollout,
     Gate,
+    OnEmpty,
     ReleaseStatus,
     Ring,
     RingPhase,
     RingStatus,
+    TripStatus,
 )
+from otaflux_policy import counts
 from otaflux_policy.contract import State
 
-ENDED = frozenset({RingPhase.COMPLETE, RingPhase.SKIPPED})
+RINGS = 20
+"""Rings of which a status tells."""
+
+
+def notice_failure(draft: Draft, observation: Observation, now: datetime) -> None:
+    """Latches that a ring of the run failed: as servers say, or as their counts do.
+
+    Looked at before success, also while paused, for every open ring until the run ends.
+    """
+    published = observation.published
+    if draft.trip is not None or draft.standing is not Standing.LIVE or draft.release is None:
+        return
+    draft.trip = heard_of_trip(draft, observation)
+    known = observation.counted(draft.run, draft.release.digest, now).counts
+    if draft.trip is not None or known is None or published is None:
+        return
+    if (trip := counts.trip(published, known, now)) is not None:
+        draft.trip = TripStatus(ring=trip.ring, failed=trip.failed, updated=trip.updated, at=now)
 
 
 def advance_rings(
@@ -23,18 +47,21 @@ def advance_rings(
 ) -> None:
     """Completes open rings, opens the next ones, and ends the run when all are complete.
 
-    Nothing moves while the spec is not `Active` or not supported. A ring that is renamed is
-    another ring.
+    Nothing moves while the spec is not `Active` or not supported, nor after a ring failed. A ring
+    that is renamed is another ring. One that was open stays in the status when it is deleted, so
+    that it is open again where it comes back in the same run.
     """
     before = draft.rings
     draft.rings = {}
+    live = draft.release is not None and draft.standing is Standing.LIVE
     moving = (
-        draft.release is not None
-        and draft.standing is Standing.LIVE
+        live
         and rollout.spec.state is State.ACTIVE
         and draft.unsupported is None
+        and draft.trip is None
     )
-    reached = draft.release is not None and draft.standing is Standing.LIVE
+    counted = _counted(draft, rollout, observation, now)
+    reached = live
     for ring in rollout.spec.rings:
         status = before.get(ring.name, RingStatus(name=ring.name))
         if draft.standing is Standing.COMPLETED:
@@ -44,12 +71,20 @@ def advance_rings(
                 status = _opened(status, now)
             if status.opened_at is None:
                 status = status.model_copy(update={"phase": _closed_phase(ring, reached)})
-            elif status.phase not in ENDED:
-                status = _judged(draft, ring, status, moving, observation, now)
-        draft.rings[ring.name] = status
+            else:
+                status = _judged(draft, ring, status, moving, counted, observation, now)
+        draft.rings[ring.name] = _told(status, counted)
         reached = reached and status.phase in ENDED
     if moving and reached:
         draft.complete(now)
+    if draft.standing is not Standing.COMPLETED:
+        _keep_removed(draft, before)
+
+
+def _keep_removed(draft: Draft, before: dict[str, RingStatus]) -> None:
+    for name, status in before.items():
+        if name not in draft.rings and status.opened_at is not None and len(draft.rings) < RINGS:
+            draft.rings[name] = status
 
 
 def approved(
@@ -64,10 +99,29 @@ def approved(
     )
 
 
-def completes_when_served(ring: Ring) -> bool:
-    """Whether the ring asks for no evidence: it is complete once its policy is served."""
-    success = ring.success
-    return success.min_updated_percent == 0 and success.min_devices == 0 and not ring.soak.seconds
+def soaks_until(ring: Ring, status: RingStatus) -> datetime | None:
+    """When the ring has soaked, if its success condition holds until then; None: it does not."""
+    if status.satisfied_at is None:
+        return None
+    if not ring.soak.seconds:
+        return status.satisfied_at
+    # A status holds whole seconds: what was cut from the beginning is not missing at the end.
+    return status.satisfied_at + timedelta(seconds=ring.soak.seconds + 1)
+
+
+def _counted(
+    draft: Draft, rollout: FirmwareRollout, observation: Observation, now: datetime
+) -> Counted:
+    """The counts of the run, if their rings have the devices that the spec gives them."""
+    if draft.release is None or draft.taken_back:
+        return Counted(problem="nothing is released")
+    counted = observation.counted(draft.run, draft.release.digest, now)
+    published = observation.published
+    if counted.counts is None or published is None:
+        return counted
+    if not is_as_published(rollout, published):
+        return Counted(problem="the rings were edited, and are counted anew")
+    return counted
 
 
 def _may_open(release: ReleaseStatus, rollout: FirmwareRollout, ring: Ring, reached: bool) -> bool:
@@ -87,14 +141,68 @@ def _judged(
     ring: Ring,
     status: RingStatus,
     moving: bool,
+    counted: Counted,
     observation: Observation,
     now: datetime,
 ) -> RingStatus:
-    if not completes_when_served(ring):
-        draft.inconclusive.add(ring.name)
-    elif moving and _is_served_open(draft, ring, observation, now):
-        return _completed(status, now)
-    return status.model_copy(update={"phase": RingPhase.OPEN})
+    """What becomes of a ring that was opened in this run."""
+    if draft.trip is not None and draft.trip.ring == ring.name:
+        return status.model_copy(update={"phase": RingPhase.FAILED, "satisfied_at": None})
+    if status.phase in ENDED:
+        return status
+    status = _rebased(status, now)
+    served = _is_served_open(draft, ring, observation, now)
+    if asks_for_nothing(ring):
+        if moving and served:
+            return _completed(status, now)
+        return status.model_copy(update={"phase": RingPhase.OPEN})
+    if counted.counts is not None and not served:
+        counted = Counted(problem="the servers have not opened it yet")
+    judgement = judge(ring, counted)
+    draft.judgements[ring.name] = judgement
+    return _after(judgement, ring, status, moving, now)
+
+
+def _after(
+    judgement: Judgement, ring: Ring, status: RingStatus, moving: bool, now: datetime
+) -> RingStatus:
+    since = status.satisfied_at
+    if judgement.known:
+        since = (since or now) if judgement.finding is Finding.MET else None
+    soaking = since is not None and ring.soak.seconds > 0
+    phase = RingPhase.SOAKING if soaking else RingPhase.OPEN
+    status = status.model_copy(update={"phase": phase, "satisfied_at": since})
+    if not moving or not judgement.known:
+        return status
+    if judgement.finding is Finding.NO_DEVICES and ring.on_empty is OnEmpty.SKIP:
+        return status.model_copy(update={"phase": RingPhase.SKIPPED, "completed_at": now})
+    soaked = soaks_until(ring, status)
+    return _completed(status, now) if soaked is not None and soaked <= now else status
+
+
+def _rebased(status: RingStatus, now: datetime) -> RingStatus:
+    """What lies in the future begins now: the clock jumped back, and nothing may come early."""
+    later = {
+        field: now
+        for field in ("opened_at", "satisfied_at")
+        if (time := getattr(status, field)) is not None and time > now
+    }
+    return status.model_copy(update=later) if later else status
+
+
+def _told(status: RingStatus, counted: Counted) -> RingStatus:
+    """With the numbers of its devices; those known last where nothing is known now."""
+    if counted.counts is None:
+        return status
+    known = counted.counts.ring(status.name)
+    return status.model_copy(
+        update={
+            "devices": known.members,
+            "offered": max(0, known.began),
+            "updated": known.updated,
+            "failed": known.failed + known.timed_out,
+        }
+    )
 
 
 def _is_served_open(draft: Draft, ring: Ring, observation: Observation, now: datetime) -> bool:

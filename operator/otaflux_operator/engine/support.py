@@ -1,28 +1,39 @@
-"""Fields of the spec whose behaviour does not exist yet."""
+"""What the spec asks for and cannot be done: fields without behaviour, windows without sense."""
+
+from pydantic import ValidationError
 
 from otaflux_operator.engine.drafts import Objection
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import FirmwareRolloutSpec
-from otaflux_policy.contract import Confirmation, Downgrade
+from otaflux_policy.windows import Window
 
 
 def unsupported(spec: FirmwareRolloutSpec) -> Objection | None:
-    """Objects to the fields that nothing acts upon yet, unless they have their default."""
-    fields = [
-        name
-        for name, used in (
-            ("verify", spec.verify is not None),
-            ("windows", bool(spec.windows)),
-            ("rollback", spec.rollback is not None),
-            ("downgrade", spec.downgrade is not Downgrade.FORBID),
-            ("confirmation", spec.confirmation is not Confirmation.AUTO),
+    """Objects to what nothing can act upon; what is released stays as it is meanwhile."""
+    if spec.verify is not None:
+        return Objection(
+            Reason.NOT_SUPPORTED,
+            "spec.verify cannot be acted upon yet: remove it. What is released stays as it is.",
         )
-        if used
-    ]
-    if not fields:
+    for place, window in enumerate(spec.windows):
+        try:
+            window.contract()
+        except ValidationError as error:
+            why = "; ".join(_plain(problem["msg"]) for problem in error.errors())
+            return Objection(
+                Reason.INVALID_SPEC,
+                f"spec.windows[{place}] can be no window: {why}. What is released stays as it is.",
+            )
+    return None
+
+
+def windows(spec: FirmwareRolloutSpec) -> tuple[Window, ...] | None:
+    """The windows as the policy carries them; None where one of them is no window."""
+    try:
+        return tuple(window.contract() for window in spec.windows)
+    except ValidationError:
         return None
-    names = " and ".join(f"spec.{name}" for name in fields)
-    return Objection(
-        Reason.NOT_SUPPORTED,
-        f"{names} cannot be acted upon yet: remove it. What is released stays as it is.",
-    )
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ")

@@ -1,116 +1,30 @@
 """The conditions that follow from what was decided, and what the rollout waits for."""
 
-from dataclasses import dataclass
-from datetime import datetime
-
-from otaflux_operator.conditions import Verdict, find
-from otaflux_operator.engine.drafts import Draft, Objection, Standing
-from otaflux_operator.engine.observations import Observation, Resolution
+from otaflux_operator.conditions import Verdict
+from otaflux_operator.engine import failures
+from otaflux_operator.engine.deadlines import ENDED
+from otaflux_operator.engine.drafts import Standing
+from otaflux_operator.engine.judgements import Finding
 from otaflux_operator.engine.outcomes import Waiting
-from otaflux_operator.engine.releases import is_older
+from otaflux_operator.engine.situations import Situation
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import (
-    Condition,
     ConditionStatus,
     ConditionType,
-    FirmwareRollout,
     Phase,
     RingPhase,
+    RollbackCause,
 )
-from otaflux_policy.contract import SCHEMA_VERSION, Policy, State
-from otaflux_policy.served import ArtifactState
+from otaflux_policy.contract import SCHEMA_VERSION, State
 
-NOT_COUNTED = (
-    "What devices do is not counted yet: no ring fails, runs into its deadline or soaks, and one "
-    "with maxConcurrent starts nobody."
+_FINDINGS = {
+    Finding.INCONCLUSIVE: Reason.INCONCLUSIVE,
+    Finding.NO_DEVICES: Reason.NO_DEVICES,
+    Finding.TOO_FEW_DEVICES: Reason.TOO_FEW_DEVICES,
+}
+_RING_REASONS = frozenset(
+    {*_FINDINGS.values(), Reason.SOAKING, Reason.OUTSIDE_WINDOW, Reason.PROGRESSING}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """Everything that conditions, phase and message are told from.
-
-    `policy` is the one that is, or is about to be, published; `writing`: it is about to be;
-    `oversized` stands for the policy that would be right but is too large.
-    """
-
-    rollout: FirmwareRollout
-    draft: Draft
-    observation: Observation
-    policy: Policy | None
-    now: datetime
-    writing: bool = False
-    oversized: Objection | None = None
-
-    @property
-    def revision(self) -> str:
-        """The revision of the policy; empty where there is none."""
-        return self.policy.revision if self.policy is not None else ""
-
-    @property
-    def objection(self) -> Objection | None:
-        """What a person has to put right in the object, if anything."""
-        return self.draft.unsupported or self.oversized or self.draft.refused
-
-    @property
-    def stalled(self) -> Objection | None:
-        """As `objection`; or what a person has to do elsewhere, or ended on purpose."""
-        failure = self.observation.resolution.failure
-        if self.objection is not None:
-            return self.objection
-        if self.is_aborted and self.draft.candidate is None and not self._may_go_on:
-            return Objection(
-                Reason.ABORTED,
-                "The run was aborted: release another version, or change spec.retryToken."
-                if self.draft.standing is Standing.ABORTED
-                else "Nothing is offered until spec.state is Active.",
-            )
-        if failure is not None and failure.lasting:
-            return Objection(failure.reason, failure.message)
-        return None
-
-    @property
-    def is_aborted(self) -> bool:
-        """Whether the run was aborted, or the state keeps devices from being offered anything."""
-        aborted = self.rollout.spec.state is State.ABORTED
-        return aborted or self.draft.standing is Standing.ABORTED
-
-    @property
-    def _may_go_on(self) -> bool:
-        """Whether what the spec asks for, as yet unknown, may be another release."""
-        resolution, active = self.observation.resolution, self.rollout.spec.state is State.ACTIVE
-        known = self.previous(ConditionType.ARTIFACT_RESOLVED)
-        asked = known is not None and known.status is ConditionStatus.TRUE
-        return active and resolution == Resolution() and not asked
-
-    @property
-    def is_current(self) -> bool | None:
-        """Whether what the spec asks for is what is released; None while that is unknown."""
-        found, draft = self.observation.resolution.found, self.draft
-        if found is None:
-            return None
-        wanted = draft.stable if draft.taken_back else draft.release
-        if wanted is not None and found.digest == wanted.digest:
-            return True
-        return found.by_range and draft.candidate is None and is_older(found, draft.release)
-
-    def previous(self, type_: ConditionType) -> Condition | None:
-        """The condition as it is, if it is about this generation of the object."""
-        known = find(self.rollout.status.conditions, type_)
-        generation = self.rollout.metadata.generation
-        return known if known and known.observed_generation == generation else None
-
-    def failed_artifact(self) -> str:
-        """Why servers could not store what the policy lists; empty where nothing failed."""
-        said = self.observation.answer.fresh(self.now)
-        for artifact in said.artifacts if said is not None else ():
-            if artifact.state is ArtifactState.FAILED:
-                return (
-                    f"{artifact.reason}: {artifact.message}"
-                    if artifact.message
-                    else (artifact.reason or "unknown reason")
-                )
-        return ""
 
 
 def judge(situation: Situation) -> tuple[Verdict, ...]:
@@ -148,7 +62,8 @@ def phase(situation: Situation) -> Phase:
         return ended
     if state is not State.ACTIVE:
         return Phase.ABORTED if state is State.ABORTED else Phase.PAUSED
-    if situation.stalled is not None:
+    # Until another release takes its place, a run with a failed ring is none that goes on.
+    if situation.stalled is not None or situation.failed is not None:
         return Phase.STALLED
     if draft.release is None:
         return Phase.PENDING
@@ -171,7 +86,7 @@ def waiting(situation: Situation, verdicts: tuple[Verdict, ...]) -> frozenset[Wa
         Waiting.PERSON: situation.stalled is not None
         or not active
         or phase(situation) is Phase.AWAITING_APPROVAL,
-        Waiting.EVIDENCE: bool(draft.inconclusive),
+        Waiting.EVIDENCE: bool(draft.judgements) or draft.standing is Standing.ROLLING_BACK,
     }
     return frozenset(kind for kind, on in waits.items() if on) or frozenset({Waiting.NOTHING})
 
@@ -202,15 +117,10 @@ def _served(situation: Situation) -> Verdict:
     if said is None:
         if not answer.problem:
             # A restart is no news: what they used when they were asked last stands until then.
-            known, status = situation.previous(type_), situation.rollout.status.policy
-            stands = (
-                answer.at is None
-                and known is not None
-                and known.status is ConditionStatus.TRUE
-                and status is not None
-                and status.served_revision == revision
-            )
-            if stands:
+            status = situation.rollout.status.policy
+            known = situation.stands(type_)
+            served = status is not None and status.served_revision == revision
+            if served and known is not None and known.status is ConditionStatus.TRUE:
                 return Verdict(type_, True, Reason.SERVED, f"The servers use {revision}.")
             return Verdict(type_, None, Reason.NOT_SERVED_YET, "The servers are being asked.")
         return Verdict(type_, None, Reason.SERVER_UNREACHABLE, answer.problem)
@@ -292,14 +202,51 @@ def progress(situation: Situation) -> Reason:
             return Reason.AWAITING_APPROVAL
     if draft.standing is Standing.COMPLETED:
         return Reason.COMPLETED
-    return Reason.INCONCLUSIVE if draft.inconclusive else Reason.PROGRESSING
+    if draft.trip is not None:
+        return Reason.RING_FAILED
+    return _ring_progress(situation)
+
+
+def _ring_progress(situation: Situation) -> Reason:
+    reached = situation.reached
+    if reached is None:
+        return Reason.PROGRESSING
+    ring, status = reached
+    judgement = situation.draft.judgements.get(ring.name)
+    if judgement is not None and judgement.finding in _FINDINGS:
+        known = situation.stands(ConditionType.READY)
+        if not judgement.known and known is not None and known.reason in _RING_REASONS:
+            return Reason(known.reason)
+        return _FINDINGS[judgement.finding]
+    if status.phase is RingPhase.SOAKING:
+        return Reason.SOAKING
+    if situation.opens_at is not None:
+        return Reason.OUTSIDE_WINDOW
+    return Reason.PROGRESSING
 
 
 def _healthy(situation: Situation) -> Verdict:
-    type_ = ConditionType.HEALTHY
-    if situation.draft.release is None:
+    type_, draft, observation = ConditionType.HEALTHY, situation.draft, situation.observation
+    if draft.release is None:
         return Verdict(type_, None, Reason.NOTHING_RELEASED, "Nothing was released yet.")
-    return Verdict(type_, None, Reason.INCONCLUSIVE, NOT_COUNTED)
+    if draft.taken_back:
+        failed = draft.rollback is not None and draft.rollback.cause is RollbackCause.FAILURE
+        text = f"{draft.release.version} {'failed and ' if failed else ''}was taken back."
+        return Verdict(type_, False if failed else None, progress(situation), text)
+    if draft.trip is not None:
+        text = failures.summary(draft, draft.trip, situation.rollout, observation, situation.now)
+        return Verdict(type_, False, Reason.RING_FAILED, text)
+    counted = observation.counted(draft.run, draft.release.digest, situation.now)
+    known = situation.stands(type_)
+    if known is not None and known.reason in (Reason.HEALTHY, Reason.INCONCLUSIVE):
+        holds = known.status is ConditionStatus.TRUE or None
+        return Verdict(type_, holds, Reason(known.reason), known.message)
+    if counted.counts is None:
+        text = f"Its devices cannot be judged now: {counted.problem}."
+        return Verdict(type_, None, Reason.INCONCLUSIVE, text)
+    total = counted.counts.total
+    text = f"{total.updated} devices run it, {total.failed + total.timed_out} failed."
+    return Verdict(type_, True, Reason.HEALTHY, text)
 
 
 def _completed(situation: Situation) -> Verdict:
@@ -317,6 +264,7 @@ def _completed(situation: Situation) -> Verdict:
         return Verdict(type_, False, Reason.PROGRESSING, message)
     if draft.release is None:
         return Verdict(type_, False, Reason.NOTHING_RELEASED, "Nothing was released yet.")
-    done = sum(ring.phase is RingPhase.COMPLETE for ring in draft.rings.values())
-    message = f"{done} of {len(draft.rings)} rings are complete."
+    rings = [draft.rings.get(ring.name) for ring in situation.rollout.spec.rings]
+    done = sum(ring is not None and ring.phase in ENDED for ring in rings)
+    message = f"{done} of {len(rings)} rings are complete."
     return Verdict(type_, False, progress(situation), message)

@@ -101,8 +101,9 @@ class Ring(ResourceModel):
     )
     deadline: Span | None = Field(
         default=None,
-        description="How long after its opening the ring may take; past it the rollout stalls, it "
-        "never advances. Absent: no limit.",
+        description="How long after its opening the ring may take, not counting time while the "
+        "rollout is paused or outside of its windows; past it the rollout stalls, it never "
+        "advances. Absent: no limit.",
     )
     on_empty: OnEmpty = Field(
         default=OnEmpty.WAIT,

@@ -33,6 +33,7 @@ from otaflux_operator.resources.rules import Checked, Keyed, Rule
 from otaflux_operator.resources.selectors import DeviceSelector
 from otaflux_operator.resources.statuses import RolloutStatus
 from otaflux_policy.contract import Confirmation, Downgrade, State
+from otaflux_policy.windows import Window as PolicyWindow
 
 _SELECTS = (
     "has(r.deviceSelector) && ("
@@ -215,6 +216,16 @@ class Window(ResourceModel):
     time_zone: TimeZone = Field(
         default="UTC", description="IANA name of the time zone of the schedule."
     )
+
+    def contract(self) -> PolicyWindow:
+        """As the policy carries it.
+
+        Raises:
+            ValueError: the schedule never comes, or there is no such time zone.
+        """
+        return PolicyWindow(
+            schedule=self.schedule, duration=self.duration.seconds, time_zone=self.time_zone
+        )
 
 
 class FirmwareRolloutSpec(ResourceModel):

@@ -1,0 +1,424 @@
+"""The way back from a release: what begins it, what devices get, how it is counted and ends."""
+
+from typing import Any
+
+import pytest
+
+from otaflux_policy.contract import Release
+from otaflux_policy.counts import Trip
+from tests.operator.worlds import AT_ONCE, REPOSITORY, World, digest, found
+
+ROLLBACK: dict[str, Any] = {"action": "Rollback", "maxPercent": 20, "minSample": 3}
+RINGS: list[dict[str, Any]] = [
+    {"name": "canary", "percent": 10, "failure": ROLLBACK},
+    {"name": "fleet", "failure": ROLLBACK},
+]
+FAILING = {"canary": {"members": 10, "active": 10, "updated_outcomes": 4, "failed_outcomes": 6}}
+
+
+def version(release: Release | None) -> str | None:
+    return release.version if release is not None else None
+
+
+def offered(world: World) -> tuple[str | None, str | None]:
+    """The release taken back, and the one that devices get instead."""
+    return version(world.policy.target), version(world.policy.stable)
+
+
+def since_stable(world: World) -> list[tuple[str, int]]:
+    return [(known.version, known.run) for known in world.policy.rollback_from]
+
+
+def under_way(*completed: str, rings: list[dict[str, Any]] = RINGS, **spec: Any) -> World:
+    """Versions that completed, and 2.0.0 after them in its first ring."""
+    world = World(**spec)
+    for known in completed:
+        world.release(known)
+    world.spec(rings=rings)
+    world.release("2.0.0")
+    assert (version(world.policy.target), world.open_rings()) == ("2.0.0", ["canary"])
+    return world
+
+
+def failed(*completed: str, **spec: Any) -> World:
+    """As `under_way`, and the first ring failed."""
+    world = under_way(*completed, **spec)
+    world.counts = FAILING
+    world.serve()
+    world.look()
+    return world
+
+
+def counts_back(world: World, devices: int, restored: int) -> None:
+    world.counts = {"canary": {"members": devices, "restored": restored}}
+
+
+def taken_back_by_failure() -> World:
+    world = failed("1.0.0")
+    counts_back(world, 4, 4)
+    world.settle()
+    assert world.status.phase == "RolledBack"
+    return world
+
+
+def test_a_failure_stops_offers_first_and_takes_devices_back_then() -> None:
+    world = failed("1.0.0")
+    assert (world.policy.tripped, world.policy.rolling_back, world.policy.run) == (True, False, 2)
+    world.look()
+    assert (world.policy.tripped, world.policy.rolling_back, world.policy.run) == (False, True, 3)
+    assert offered(world) == ("2.0.0", "1.0.0")
+    assert since_stable(world) == [("2.0.0", 2)]
+    assert world.open_rings() == []
+    assert (world.status.phase, world.status.trip) == ("RollingBack", None)
+    rollback = world.status.rollback
+    assert rollback is not None
+    assert (rollback.cause, rollback.from_, rollback.to) == ("Failure", "2.0.0", "1.0.0")
+    assert world.history()[0] == (2, "2.0.0", "RolledBack")
+    message = world.status.history[0].message
+    assert "canary" in message
+    assert "6 of 10" in message
+
+
+def test_a_trip_of_the_servers_is_a_failure_too() -> None:
+    world = under_way("1.0.0")
+    world.trip = Trip(run=2, ring="canary", failed=7, updated=2, at=world.now)
+    world.counts = None
+    world.settle()
+    assert world.status.phase == "RollingBack"
+    assert "7 of 9" in world.status.history[0].message
+
+
+def test_a_trip_of_another_run_is_none() -> None:
+    world = under_way("1.0.0")
+    world.serve()
+    said = world.answer.said
+    assert said is not None
+    trip = Trip(run=1, ring="canary", failed=7, updated=2, at=world.now)
+    world.answer = type(world.answer)(said.model_copy(update={"trip": trip}), world.now)
+    world.look()
+    assert (world.status.trip, world.policy.tripped) == (None, False)
+
+
+def test_with_the_action_pause_nothing_is_taken_back_until_the_action_changes() -> None:
+    pause = [ring | {"failure": ROLLBACK | {"action": "Pause"}} for ring in RINGS]
+    world = failed("1.0.0", rings=pause)
+    world.settle()
+    assert (world.policy.tripped, world.policy.rolling_back) == (True, False)
+    assert world.reason("Stalled").startswith("True/")
+    world.spec(rings=RINGS)
+    world.look()
+    assert world.policy.rolling_back
+
+
+def test_without_a_stable_release_a_failure_only_stops() -> None:
+    world = failed()
+    world.settle()
+    assert (world.policy.tripped, world.policy.rolling_back) == (True, False)
+    assert world.reason("Stalled") == "True/NoStableRelease"
+    assert "retryToken" in world.status.message
+
+
+def test_nothing_is_taken_back_while_paused_but_offers_stop() -> None:
+    world = under_way("1.0.0")
+    world.spec(state="Paused")
+    world.counts = FAILING
+    world.settle()
+    assert (world.policy.tripped, world.policy.rolling_back) == (True, False)
+    world.spec(state="Active")
+    world.settle()
+    assert world.policy.rolling_back
+
+
+def test_a_rollback_ends_once_every_device_came_back() -> None:
+    world = failed("1.0.0")
+    counts_back(world, 4, 3)
+    world.settle()
+    assert world.status.phase == "RollingBack"
+    rollback = world.status.rollback
+    assert rollback is not None
+    assert (rollback.devices, rollback.restored, rollback.unconfirmed) == (4, 3, None)
+    counts_back(world, 4, 4)
+    world.settle()
+    assert world.status.phase == "RolledBack"
+    rollback = world.status.rollback
+    assert rollback is not None
+    assert (rollback.devices, rollback.restored, rollback.unconfirmed) == (4, 4, 0)
+    assert world.policy.rolling_back, "who comes back later gets the stable release too"
+
+
+def test_with_nobody_to_take_back_it_ends_when_that_is_counted() -> None:
+    world = failed("1.0.0")
+    world.counts = None
+    world.settle()
+    assert world.status.phase == "RollingBack"
+    world.counts = {}
+    world.settle()
+    assert world.status.phase == "RolledBack"
+
+
+@pytest.mark.parametrize("stale", ["run", "revision", "at"])
+def test_counts_of_something_else_end_no_rollback(stale: str) -> None:
+    world = failed("1.0.0")
+    world.look()
+    world.counts = {}
+    world.serve()
+    said = world.answer.said
+    assert said is not None
+    assert said.counts is not None
+    before = {"run": 2, "revision": "sha256:other", "at": world.now}[stale]
+    counts = said.counts.model_copy(update={stale: before})
+    world.answer = type(world.answer)(said.model_copy(update={"counts": counts}), world.now)
+    if stale == "at":
+        world.now += type(world.now - world.now)(seconds=61)
+        world.answer = type(world.answer)(world.answer.said, world.now)
+    world.look()
+    assert world.status.phase == "RollingBack"
+    rollback = world.status.rollback
+    assert rollback is not None
+    assert rollback.devices is None
+
+
+def test_after_device_timeout_the_rest_is_unconfirmed() -> None:
+    world = failed("1.0.0", deviceTimeout="2h")
+    counts_back(world, 5, 3)
+    world.settle()
+    rollback = world.status.rollback
+    assert rollback is not None
+    world.now = rollback.started_at
+    world.passes(2 * 3600 - 1)
+    world.look()
+    assert world.status.phase == "RollingBack"
+    world.passes(1)
+    world.look()
+    assert world.status.phase == "RolledBack"
+    rollback = world.status.rollback
+    assert rollback is not None
+    assert (rollback.devices, rollback.restored, rollback.unconfirmed) == (5, 3, 2)
+    assert world.policy.rolling_back
+
+
+def test_it_wakes_for_the_end_of_the_rollback() -> None:
+    world = failed("1.0.0", deviceTimeout="1m")
+    counts_back(world, 5, 3)
+    world.settle()
+    rollback = world.status.rollback
+    assert rollback is not None
+    wake_at = world.look().wake_at
+    assert wake_at is not None
+    assert (wake_at - rollback.started_at).total_seconds() <= 60
+
+
+def test_after_it_a_person_is_needed_until_the_artifact_or_the_token_changes() -> None:
+    world = taken_back_by_failure()
+    assert world.reason("Stalled") == "True/RolledBack"
+    for word in ("2.0.0", "1.0.0", "retryToken"):
+        assert word in world.condition("Stalled").message
+    world.resolves(None)
+    world.look()
+    assert world.reason("Stalled") == "True/RolledBack", "a restart of the operator"
+    world.release("1.0.0")
+    assert world.reason("Stalled") == "False/NotStalled", "the artifact names what devices have"
+    assert world.status.phase == "RolledBack"
+    world.release("2.0.0")
+    assert world.reason("Stalled") == "True/RolledBack"
+    assert (world.policy.candidate, world.status.run) == (None, 3)
+
+
+def test_the_next_release_ends_it() -> None:
+    world = taken_back_by_failure()
+    world.counts = {}
+    world.release("2.0.1")
+    assert (world.status.rollback, world.policy.rolling_back) == (None, False)
+    assert world.reason("Stalled") == "False/NotStalled"
+    assert since_stable(world) == [("2.0.0", 2), ("2.0.1", 4)]
+
+
+def test_the_token_runs_it_again_without_its_trip() -> None:
+    world = taken_back_by_failure()
+    world.counts = {}
+    world.spec(retryToken="again")
+    world.settle()
+    assert (world.status.run, world.policy.tripped, world.policy.rolling_back) == (4, False, False)
+    assert (version(world.policy.target), world.open_rings()) == ("2.0.0", ["canary"])
+    assert world.status.rollback is None
+
+
+def test_a_revert_of_a_failed_release_needs_no_person() -> None:
+    pause = [ring | {"failure": ROLLBACK | {"action": "Pause"}} for ring in RINGS]
+    world = failed("1.0.0", rings=pause)
+    world.settle()
+    world.counts = {}
+    world.release("1.0.0")
+    assert (world.status.phase, world.status.trip) == ("RolledBack", None)
+    rollback = world.status.rollback
+    assert rollback is not None
+    assert rollback.cause == "Revert"
+    assert world.reason("Stalled") == "False/NotStalled"
+
+
+def test_by_hand_back_to_the_stable_release_at_once() -> None:
+    world = under_way("1.0.0")
+    world.spec(rollback={"from": "2.0.0", "to": "1.0.0"})
+    world.look()
+    assert (world.policy.rolling_back, world.policy.run) == (True, 3)
+    assert offered(world) == ("2.0.0", "1.0.0")
+    rollback = world.status.rollback
+    assert rollback is not None
+    assert rollback.cause == "Hand"
+    assert world.history()[0] == (2, "2.0.0", "RolledBack")
+    world.settle()
+    assert world.reason("Stalled") == "True/RolledBack"
+    assert "spec.rollback" in world.condition("Stalled").message
+
+
+@pytest.mark.parametrize("reference", ["version", "digest"])
+def test_by_hand_to_an_older_release_once_it_is_stored(reference: str) -> None:
+    world = under_way("1.0.0", "1.1.0")
+    hand = {"from": "2.0.0", "to": "1.0.0"}
+    if reference == "digest":
+        hand = {name: digest(known) for name, known in hand.items()}
+    world.spec(rollback=hand)
+    world.look()
+    assert (version(world.policy.candidate), world.policy.rolling_back) == ("1.0.0", False)
+    world.serve(stored=False)
+    world.look()
+    assert not world.policy.rolling_back
+    world.serve()
+    world.look()
+    assert offered(world) == ("2.0.0", "1.0.0")
+    assert (world.policy.rolling_back, world.policy.candidate) == (True, None)
+    assert since_stable(world) == [("1.1.0", 2), ("2.0.0", 3)]
+    world.settle()
+    assert (world.status.phase, world.status.run) == ("RolledBack", 4)
+
+
+def test_by_hand_from_a_release_that_completed() -> None:
+    world = World()
+    for known in ("1.0.0", "1.1.0"):
+        world.release(known)
+    world.spec(rollback={"from": "1.1.0", "to": "1.0.0"})
+    world.settle()
+    assert offered(world) == ("1.1.0", "1.0.0")
+    assert since_stable(world) == [("1.1.0", 2)]
+    assert world.status.phase == "RolledBack"
+    assert world.history() == [
+        (2, "1.1.0", "RolledBack"),
+        (2, "1.1.0", "Completed"),
+        (1, "1.0.0", "Completed"),
+    ]
+    world.settle()
+    assert world.status.run == 3
+
+
+def test_by_hand_after_a_failure_takes_everybody_further_back() -> None:
+    world = under_way("1.0.0", "1.1.0")
+    world.counts = FAILING
+    world.serve()
+    world.look()
+    world.counts = {}
+    world.settle()
+    assert offered(world) == ("2.0.0", "1.1.0")
+    world.spec(rollback={"from": "2.0.0", "to": "1.0.0"})
+    world.settle()
+    assert offered(world) == ("2.0.0", "1.0.0")
+    assert since_stable(world) == [("1.1.0", 2), ("2.0.0", 3)]
+    assert [entry[:2] for entry in world.history()].count((3, "2.0.0")) == 1
+
+
+def test_by_hand_is_ignored_once_the_release_is_another_one() -> None:
+    world = under_way("1.0.0")
+    world.spec(rollback={"from": "1.9.0", "to": "nonsense"})
+    world.settle()
+    assert (world.policy.rolling_back, world.reason("Stalled")) == (False, "False/NotStalled")
+
+
+def test_removing_it_afterwards_changes_nothing() -> None:
+    world = under_way("1.0.0", "1.1.0")
+    world.spec(rollback={"from": "2.0.0", "to": "1.0.0"})
+    world.settle()
+    policy, history = world.policy, world.history()
+    world.spec(rollback=None)
+    world.settle()
+    assert (world.policy.revision, world.history()) == (policy.revision, history)
+    assert world.reason("Stalled") == "True/RolledBack"
+
+
+@pytest.mark.parametrize("to", ["0.1.0", "2.0.0"])
+def test_an_unknown_target_is_refused_and_says_what_it_could_be(to: str) -> None:
+    world = under_way("1.0.0", "1.1.0")
+    world.spec(rollback={"from": "2.0.0", "to": to})
+    world.settle()
+    assert not world.policy.rolling_back
+    assert world.reason("Stalled") == "True/RollbackTargetUnknown"
+    assert "1.1.0, 1.0.0" in world.status.message
+
+
+def test_what_ended_badly_is_no_target() -> None:
+    world = taken_back_by_failure()
+    world.counts = {}
+    world.spec(rings=[{"name": "fleet", **AT_ONCE}])
+    world.release("2.0.1")
+    world.spec(rollback={"from": "2.0.1", "to": "2.0.0"})
+    world.settle()
+    assert world.reason("Stalled") == "True/RollbackTargetUnknown"
+    assert "one of 1.0.0." in world.status.message
+
+
+def test_what_is_fetched_to_go_back_to_is_never_promoted() -> None:
+    """Not even where the artifact names it too, nor after spec.rollback is gone."""
+    world = under_way("1.0.0", "1.1.0")
+    hand = {"from": "2.0.0", "to": "1.0.0"}
+    world.spec(rollback=hand, state="Paused", artifact={"repository": REPOSITORY, "tag": "1.0.0"})
+    world.resolves(found("1.0.0"))
+    world.settle()
+    world.spec(state="Active")
+    world.look()
+    assert version(world.policy.candidate) == "1.0.0"
+    world.serve()
+    world.spec(rollback=None)
+    world.look()
+    assert (version(world.policy.target), world.policy.candidate) == ("2.0.0", None)
+    assert world.reason("Stalled") == "True/DowngradeForbidden"
+
+
+def test_by_hand_waits_for_the_state_active() -> None:
+    world = under_way("1.0.0")
+    world.spec(rollback={"from": "2.0.0", "to": "1.0.0"}, state="Paused")
+    world.settle()
+    assert not world.policy.rolling_back
+    world.spec(state="Active")
+    world.settle()
+    assert world.policy.rolling_back
+
+
+def test_a_token_does_not_run_again_what_a_hand_takes_back() -> None:
+    world = under_way("1.0.0")
+    world.spec(rollback={"from": "2.0.0", "to": "1.0.0"})
+    world.settle()
+    world.spec(retryToken="again")
+    world.settle()
+    assert (world.policy.rolling_back, world.status.run) == (True, 3)
+    world.spec(rollback=None)
+    world.settle()
+    assert (world.policy.rolling_back, world.status.run) == (False, 4)
+    assert version(world.policy.target) == "2.0.0"
+
+
+def test_a_release_may_be_named_while_a_hand_takes_the_one_before_back() -> None:
+    world = under_way("1.0.0", "1.1.0")
+    world.spec(rollback={"from": "2.0.0", "to": "1.0.0"})
+    world.look()
+    world.tag("2.0.1")
+    world.settle()
+    assert offered(world) == ("2.0.1", "1.0.0")
+    assert (world.policy.rolling_back, world.status.run) == (False, 5)
+    assert world.history()[0] == (3, "2.0.0", "RolledBack")
+
+
+def test_an_abort_ends_a_rollback() -> None:
+    world = failed("1.0.0")
+    counts_back(world, 5, 3)
+    world.settle()
+    world.spec(state="Aborted")
+    world.look()
+    assert (world.policy.state, world.status.phase) == ("Aborted", "Aborted")
