@@ -1,4 +1,4 @@
-"""The fleet that `polls` and `downloads` are measured with: devices, groups, releases, rollouts."""
+"""The fleet that update servers are measured with: devices, groups, releases, rollouts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -21,6 +22,18 @@ from otaflux_server.policies import PolicyStore
 NAMESPACE = "home"
 STABLE, TARGET = "1.3.2", "1.4.0"
 _CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+_GROUP_SIZE = 10_000
+"""As many names as one DeviceGroup may have."""
+
+
+class Change(StrEnum):
+    """What becomes of the policies at each change: something, and then back."""
+
+    WIDEN = "widen"
+    """The second ring takes three tenths instead of one."""
+
+    OPEN = "open"
+    """All rings open; and close for a new run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +65,13 @@ class Fleet:
         return sha256(self.image(rollout, TARGET)).hexdigest()
 
     def groups(self) -> Iterator[Group]:
-        """One group for each rollout's devices, one of all canaries, and three by glob."""
+        """Groups of each rollout's devices, one of all canaries, and three by glob."""
         ids = self.device_ids
         for rollout in range(self.rollouts):
-            names = tuple(ids[n] for n in self._numbers if n % self.rollouts == rollout)
-            yield self._group(f"product-{rollout:02}", names, product=f"p{rollout:02}")
+            names = ids[rollout :: self.rollouts]
+            for part, start in enumerate(range(0, len(names), _GROUP_SIZE)):
+                some = tuple(names[start : start + _GROUP_SIZE])
+                yield self._group(f"product-{rollout:02}-{part}", some, product=f"p{rollout:02}")
         canaries = tuple(ids[n] for n in self._numbers if self._is_canary(n))
         yield self._group("canaries", canaries, ring="canary")
         for site, glob in (("berlin", "24:0a:c4:00:0*"), ("oslo", "*:1?:*"), ("lab", "*f")):
@@ -113,14 +128,47 @@ class Fleet:
         return Release(version=version, digest=manifest.digest, artifacts=(artifact,))
 
 
-async def publish(fleet: Fleet, store: PolicyStore, layout: Path) -> None:
-    """Has a server's store use the fleet's groups and policies, as a policy source would."""
-    groups = {(NAMESPACE, group.name): dumps(group) for group in fleet.groups()}
-    policies = await asyncio.to_thread(
-        lambda: {(NAMESPACE, policy.name): dumps(policy) for policy in fleet.policies(layout)}
-    )
-    store.replace(policies, groups)
-    store.connected()
+class Publication:
+    """The fleet's groups and policies in a server's store, as a policy source would put them."""
+
+    def __init__(self, fleet: Fleet, store: PolicyStore, layout: Path, change: Change) -> None:
+        self._fleet = fleet
+        self._store = store
+        self._layout = layout
+        self._change = change
+        self._changes = 0
+        self._policies: list[Policy] = []
+
+    async def publish(self) -> None:
+        """Puts them there for the first time."""
+        groups = {(NAMESPACE, group.name): dumps(group) for group in self._fleet.groups()}
+        self._policies = await asyncio.to_thread(lambda: list(self._fleet.policies(self._layout)))
+        self._store.replace({(NAMESPACE, name): text for name, text in self._texts()}, groups)
+        self._store.connected()
+
+    def change(self) -> None:
+        """Changes every policy."""
+        self._changes += 1
+        for name, text in self._texts():
+            self._store.apply_policy(NAMESPACE, name, text)
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        for policy in self._policies:
+            yield policy.name, dumps(changed(policy, self._change, self._changes))
+
+
+def changed(policy: Policy, change: Change, changes: int) -> Policy:
+    """The policy after so many changes of this kind."""
+    on = bool(changes % 2)
+    canary, early, fleet = policy.rings
+    run = policy.run
+    if change is Change.WIDEN:
+        early = early.model_copy(update={"percent": 30 if on else 10})
+    else:
+        canary, early, fleet = (ring.model_copy(update={"open": on}) for ring in policy.rings)
+        run += changes // 2
+    update = {"sequence": changes, "run": run, "rings": (canary, early, fleet)}
+    return seal(policy.model_copy(update=update))
 
 
 def layout_source(layout: Path) -> contextlib.nullcontext[ImageLayout]:

@@ -13,6 +13,9 @@ from benchmarks.machines import cores, cpu_seconds, on_core
 from benchmarks.servers import Running
 from otaflux_cli.control_plane.processes import run_command
 
+CONNECTIONS = 128
+"""Enough that the server never waits for the load."""
+
 _SCRIPT = Path(__file__).parent / "cycle.lua"
 
 
@@ -92,3 +95,15 @@ async def wrk(
         p99_milliseconds=seen["p99"] / 1000,
         cpu_seconds=max(used, 0.01),
     )
+
+
+async def each_once(server: Running, paths: Sequence[str], folder: Path) -> None:
+    """GETs every path at least once, many at one time."""
+    asked, seconds = 0, 1 + len(paths) // 20_000
+    while asked < len(paths):
+        # What was under way at the end was not counted, and the order is not kept exactly.
+        start = max(0, asked - 2 * CONNECTIONS)
+        # The first one is taken by wrk's own check of the script, and not sent.
+        some = [paths[start], *paths[start:]]
+        load = await wrk(server, some, folder, connections=CONNECTIONS, seconds=seconds)
+        asked = start + load.requests

@@ -11,12 +11,10 @@ import httpx
 
 from benchmarks.figures import Figure, NotMeasured, progress, ratio
 from benchmarks.fleets import Fleet
-from benchmarks.loads import Load, require_wrk, wrk
+from benchmarks.loads import CONNECTIONS, Load, each_once, require_wrk, wrk
 from benchmarks.servers import Running, bare_uvicorn, update_server
 
 AIM = 0.8
-CONNECTIONS = 128
-"""Enough that the server never waits for the load."""
 METHOD = (
     "The update server with records and metrics as always, on one core; wrk on the other, "
     f"{CONNECTIONS} keep-alive connections, the devices in turn, all of them known. uvicorn "
@@ -55,10 +53,7 @@ async def _make_known(server: Running, paths: list[str], folder: Path) -> int:
         reply = await client.get(paths[0])
     if reply.status_code != 200:
         raise NotMeasured(f"{paths[0]} was answered {reply.status_code} {reply.text.strip()}")
-    polled = 0
-    while polled < len(paths):
-        load = await wrk(server, paths[polled:], folder, connections=CONNECTIONS, seconds=1)
-        polled += load.requests
+    await each_once(server, paths, folder)
     return len(reply.content)
 
 

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks import changes, downloads, first_syncs, polls
+from benchmarks import changes, countings, downloads, first_syncs, openings, polls, recordings
 from benchmarks.figures import Figure, NotMeasured, progress
 from otaflux_cli.control_plane.processes import CommandFailed, StartFailed
 
-_WITHIN = 180.0
+_WITHIN = 300.0
 """Seconds after which a row is given up."""
 
 
@@ -24,6 +24,10 @@ class Row:
 
 ROWS: Mapping[str, Row] = {
     "polls": Row(polls.METHOD, polls.polls),
+    "recording": Row(recordings.METHOD, recordings.recording),
+    "counts": Row(countings.COUNTS_METHOD, countings.counts),
+    "membership": Row(countings.MEMBERSHIP_METHOD, countings.membership),
+    "opening": Row(openings.METHOD, openings.opening),
     "downloads": Row(downloads.METHOD, downloads.downloads),
     "apply-to-decision": Row(changes.METHOD, changes.changes),
     "first-sync": Row(first_syncs.METHOD, first_syncs.first_sync),

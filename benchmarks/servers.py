@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from benchmarks.figures import NotMeasured
-from benchmarks.fleets import Fleet
+from benchmarks.fleets import Change, Fleet
 from benchmarks.machines import cores, on_core
 from otaflux_cli.control_plane.processes import Server, free_port
+from tests.fixtures.databases import Postgres, find_postgres
 
-_ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
+"""Where programs of `benchmarks` find it."""
+
 _SBIN = ":/usr/local/sbin:/usr/sbin:/sbin"
 
 _NGINX = """\
@@ -44,29 +47,58 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers on 127.0.0.1."""
+    """A server that answers on 127.0.0.1; `internal`: the update server's internal API."""
 
     url: str
     pid: int
+    internal: str = ""
 
 
 @asynccontextmanager
-async def update_server(fleet: Fleet, folder: Path) -> AsyncIterator[Running]:
+async def update_server(
+    fleet: Fleet,
+    folder: Path,
+    *,
+    change: Change = Change.WIDEN,
+    recording: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Running]:
     """The update server that serves the fleet, once all of its images are stored.
 
-    They lie in `stored_files(folder)`, named by the hexadecimal part of their digest.
+    They lie in `stored_files(folder)`, named by the hexadecimal part of their digest. SIGUSR1 has
+    it make the change; without `recording` nothing is remembered of polls; `environment` holds
+    further settings.
     """
     port, internal = free_port(), free_port()
     stored = f'otaflux_artifacts{{state="Stored"}} {2.0 * fleet.rollouts}'
     server = _program(
         "update_server", folder,
-        [cores()[0], folder, port, internal, fleet.devices, fleet.rollouts, fleet.size],
+        [
+            cores()[0], folder, port, internal, fleet.devices, fleet.rollouts, fleet.size, change,
+            "on" if recording else "off",
+        ],
+        environment,
     )  # fmt: skip
     await server.start(lambda: _says(f"http://127.0.0.1:{internal}/metrics", stored))
     try:
-        yield Running(f"http://127.0.0.1:{port}", server.pid)
+        yield Running(
+            f"http://127.0.0.1:{port}", server.pid, internal=f"http://127.0.0.1:{internal}"
+        )
     finally:
         await server.stop()
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The URL of an empty database on a server of its own that writes to disk as real ones do.
+
+    Raises NotMeasured where PostgreSQL is missing.
+    """
+    programs = find_postgres()
+    if programs is None:
+        raise NotMeasured("PostgreSQL is not installed: scripts/system-packages")
+    with Postgres(programs, durable=True) as server:
+        yield server.new_database()
 
 
 def stored_files(folder: Path) -> Path:
@@ -109,12 +141,22 @@ async def nginx(files: Path, folder: Path) -> AsyncIterator[Running]:
         await server.stop()
 
 
-def _program(name: str, folder: Path, arguments: Sequence[object]) -> Server:
+def program(name: str, *arguments: object) -> list[str]:
+    """The command line of one of `benchmarks.programs`, to be run in `ROOT`."""
+    return [sys.executable, "-m", f"benchmarks.programs.{name}", *map(str, arguments)]
+
+
+def _program(
+    name: str,
+    folder: Path,
+    arguments: Sequence[object],
+    environment: Mapping[str, str] | None = None,
+) -> Server:
     return Server(
         name,
-        [sys.executable, "-m", f"benchmarks.programs.{name}", *map(str, arguments)],
+        program(name, *arguments),
         folder / f"{name}.log",
-        environment={"PYTHONPATH": str(_ROOT)},
+        environment={"PYTHONPATH": str(ROOT), **(environment or {})},
     )
 
 

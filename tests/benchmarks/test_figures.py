@@ -1,11 +1,12 @@
 """The arithmetic of figures, and the fleet that they are measured with."""
 
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
 from benchmarks.figures import percentile, ratio
-from benchmarks.fleets import STABLE, TARGET, Fleet
+from benchmarks.fleets import STABLE, TARGET, Change, Fleet, changed
 from otaflux_policy.groups import Groups
 
 
@@ -36,3 +37,23 @@ def test_each_rollout_has_a_canary_and_images_of_its_own() -> None:
     assert "ring" not in groups.labels(ids[3])
     assert fleet.digest(0) == sha256(fleet.image(0, TARGET)).hexdigest()
     assert fleet.image(0, TARGET) != fleet.image(0, STABLE) != fleet.image(1, STABLE)
+
+
+def test_a_fleet_that_is_too_large_for_one_group_has_several() -> None:
+    groups = list(Fleet(devices=25_000, rollouts=1).groups())
+    products = [group for group in groups if group.name.startswith("product-")]
+    assert [len(group.names) for group in products] == [10_000, 10_000, 5_000]
+
+
+def test_changes_come_and_go(tmp_path: Path) -> None:
+    (policy,) = Fleet(devices=10, rollouts=1, size=100).policies(tmp_path / "layout")
+
+    def rings(change: Change, changes: int) -> list[tuple[int | None, bool]]:
+        return [(ring.percent, ring.open) for ring in changed(policy, change, changes).rings]
+
+    assert rings(Change.WIDEN, 1)[1] == (30, True)
+    assert rings(Change.WIDEN, 2)[1] == (10, True)
+    assert not any(opened for _, opened in rings(Change.OPEN, 0))
+    assert all(opened for _, opened in rings(Change.OPEN, 1))
+    assert changed(policy, Change.OPEN, 2).run == policy.run + 1
+    assert changed(policy, Change.WIDEN, 0).revision != changed(policy, Change.WIDEN, 2).revision
