@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +65,15 @@ class Firmware:
 class Process:
     """One of our programs, with its log in a file; started again on the same settings."""
 
-    def __init__(self, module: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        module: str,
+        environment: Mapping[str, str],
+        log: Path,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self._module, self._environment, self.log = module, dict(environment), log
+        self._arguments = arguments
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -75,6 +82,7 @@ class Process:
                 sys.executable,
                 "-m",
                 self._module,
+                *self._arguments,
                 env={"PATH": os.environ["PATH"], **self._environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
