@@ -1,0 +1,437 @@
+"""Random devices and random people against the engine, the decision and the evidence.
+
+Time, wire, database and API server are simulated; everything that decides is real. The default
+takes less than a minute; `OTAFLUX_MACHINE_EXAMPLES` and `OTAFLUX_MACHINE_STEPS` make it larger,
+and then it is not the same each time.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+)
+
+from otaflux_operator.engine import Answer
+from otaflux_operator.reasons import Reason
+from otaflux_policy.attempts import AttemptState
+from otaflux_policy.groups import Group, Groups
+from tests.machine.operators import Operator
+from tests.machine.witnesses import Witness
+from tests.operator.worlds import AT_ONCE
+
+EXAMPLES = int(os.environ.get("OTAFLUX_MACHINE_EXAMPLES", "0"))
+STEPS = int(os.environ.get("OTAFLUX_MACHINE_STEPS", "20"))
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+TAGS = ("1.0.0", "1.1.0", "1.2.0", "0.9.0", "nightly")
+
+
+@dataclass
+class Simulated:
+    """A device as it really is; `reports`: it says which version it runs."""
+
+    version: str
+    reports: bool = True
+    model: str = "thermostat"
+
+
+FLEET = {
+    "lab-1": Simulated("1.0.0"),
+    "lab-2": Simulated("1.0.0", reports=False),
+    "kitchen-1": Simulated("1.0.0"),
+    "kitchen-2": Simulated("0.9.0"),
+    "hall-1": Simulated("1.0.0", reports=False),
+    "hall-2": Simulated("2.5.0"),
+    "attic-1": Simulated("garbage", model="other"),
+}
+NAMES = st.sampled_from(sorted(FLEET))
+
+SELECTED: dict[str, dict[str, Any]] = {
+    "canary": {"deviceSelector": {"matchLabels": {"ring": "canary"}}},
+    "early": {"percent": 50},
+    "late": {"percent": 80},
+    "fleet": {},
+}
+LAYOUTS = st.sampled_from(
+    (
+        ("canary", "fleet"),
+        ("canary", "early", "fleet"),
+        ("early", "canary", "fleet"),
+        ("canary", "early", "late", "fleet"),
+        ("early", "late"),
+        ("fleet",),
+    )
+)
+FIELDS = st.fixed_dictionaries(
+    {
+        "success": st.sampled_from(
+            (
+                {"minUpdatedPercent": 100, "minDevices": 1},
+                {"minUpdatedPercent": 50, "minDevices": 1},
+                {"minUpdatedPercent": 60, "minDevices": 2},
+                AT_ONCE["success"],
+            )
+        ),
+        "failure": st.sampled_from(
+            (
+                {"maxPercent": 20, "minSample": 1, "action": "Pause"},
+                {"maxPercent": 20, "minSample": 1, "action": "Rollback"},
+                {"maxPercent": 40, "minSample": 2, "action": "Rollback"},
+                {"maxPercent": 60, "minSample": 3, "action": "Pause"},
+                {"maxPercent": 100, "minSample": 1, "action": "Pause"},
+                {"maxPercent": 100, "minSample": 1, "action": "Rollback"},
+            )
+        ),
+    },
+    optional={
+        "gate": st.sampled_from(("Automatic", "Approval")),
+        "soak": st.sampled_from(("0s", "10m", "1h")),
+        "deadline": st.sampled_from(("2h", "48h")),
+        "maxConcurrent": st.sampled_from((1, 2)),
+        "onEmpty": st.sampled_from(("Wait", "Skip")),
+    },
+)
+RINGS = st.tuples(LAYOUTS, st.lists(FIELDS, min_size=4, max_size=4)).map(
+    lambda drawn: [
+        {"name": name, **SELECTED[name], **fields}
+        for name, fields in zip(drawn[0], drawn[1], strict=False)
+    ]
+)
+DEEDS = (
+    "fails",
+    "fails",
+    "updates",
+    "reverts",
+    "vanishes",
+    "only polls",
+    "downloads again and again",
+    "lies",
+    "talks garbage",
+    "leaves the installation open",
+)
+COURSES = st.sampled_from(
+    (*DEEDS, "fetches late", "is pruned", "is flashed by hand", "changes groups")
+)
+SPANS = st.sampled_from((30, 11 * MINUTE, HOUR))
+WINDOWS: tuple[list[dict[str, str]], ...] = (
+    [],
+    [],
+    [{"schedule": "0 2 * * *", "duration": "4h", "timeZone": "Europe/Berlin"}],
+    [{"schedule": "0 * * * *", "duration": "30m"}],
+)
+
+
+class Rollouts(RuleBasedStateMachine):
+    """One rollout, its people, its devices, and accidents."""
+
+    @initialize(
+        rings=RINGS,
+        canaries=st.sets(NAMES, max_size=3),
+        models=st.booleans(),
+        stable=st.booleans(),
+    )
+    def begins(
+        self, rings: list[dict[str, Any]], canaries: set[str], models: bool, stable: bool
+    ) -> None:
+        self.witness = Witness()
+        self.tokens = 0
+        compatibility = {"models": ["thermostat"]} if models else {}
+        self.operator = Operator(
+            self.witness.saw,
+            rings=[{"name": "fleet", **AT_ONCE}] if stable else rings,
+            compatibility=compatibility,
+            artifact={"repository": "registry.example.com/firmware/thermostat", "tag": "1.0.0"},
+        )
+        self.server = self.operator.server
+        self.fleet = {name: replace(device) for name, device in FLEET.items()}
+        self.canaries = set(canaries)
+        self.regroups()
+        self.operator.resolve()
+        if stable:
+            self.operator.settle()
+            self.operator.spec(rings=rings)
+            self.operator.wants("1.1.0")
+        self.operator.settle()
+
+    def regroups(self) -> None:
+        names = tuple(sorted(self.canaries))
+        group = Group(namespace="home", name="canaries", names=names, labels={"ring": "canary"})
+        self.server.regroup(Groups([group]))
+
+    # Devices
+
+    def exchange(self, name: str) -> Any:
+        device = self.fleet[name]
+        said = device.version if device.reports else None
+        self.operator.passes(1)
+        return self.server.poll(name, said, device.model)
+
+    def acts(self, name: str, course: str) -> None:
+        """One device asks, and does what it does."""
+        device, server = self.fleet[name], self.server
+        if course == "lies":
+            policy = server.policy
+            version = policy.target.version if policy and policy.target else "1.1.0"
+            server.poll(name, version, device.model)
+            return
+        if course == "talks garbage":
+            server.poll(name, "\x00 not a version", device.model)
+            return
+        decision = self.exchange(name)
+        release = decision.release
+        if release is None or release.version == device.version or course == "only polls":
+            return
+        whole = course != "vanishes"
+        self.operator.passes(1)
+        if server.fetch(name, whole=whole) is None or not whole:
+            return
+        self.operator.passes(1)
+        match course:
+            case "fails":
+                server.report(name, AttemptState.FAILED, "E_FLASH")
+                self.exchange(name)
+            case "reverts":
+                server.report(name, AttemptState.INSTALLING)
+                old, device.version = device.version, release.version
+                self.exchange(name)
+                device.version = old
+                self.exchange(name)
+            case "downloads again and again":
+                for _ in range(2):
+                    self.operator.passes(5)
+                    server.fetch(name, whole=True)
+                self.exchange(name)
+            case "leaves the installation open":
+                server.report(name, AttemptState.INSTALLING)
+            case _:
+                if device.reports:
+                    server.report(name, AttemptState.INSTALLING)
+                device.version = release.version
+                self.exchange(name)
+                if not device.reports:
+                    self.operator.passes(61)
+                    self.exchange(name)
+
+    @rule(name=NAMES, course=COURSES, version=st.sampled_from(("0.9.0", "1.0.0", "3.0.0")))
+    def a_device_acts(self, name: str, course: str, version: str) -> None:
+        match course:
+            case "fetches late":
+                if name in self.server.known:
+                    self.server.fetch(name, whole=True)
+            case "is pruned":
+                self.server.forget(name)
+            case "is flashed by hand":
+                self.fleet[name].version = version
+                self.exchange(name)
+            case "changes groups":
+                self.canaries ^= {name}
+                self.regroups()
+            case _:
+                self.acts(name, course)
+
+    @rule(
+        course=st.sampled_from(DEEDS), names=st.sets(NAMES, min_size=1, max_size=4), seconds=SPANS
+    )
+    def a_day_goes_by(self, course: str, names: set[str], seconds: int) -> None:
+        self.goes_by(course, names, seconds, days=1)
+
+    @rule(seconds=SPANS)
+    def days_go_well(self, seconds: int) -> None:
+        self.goes_by("updates", set(), seconds, days=2)
+
+    def goes_by(self, course: str, names: set[str], seconds: int, days: int) -> None:
+        """Everybody does what there is to do, and some do not as they should."""
+        self.settles()
+        for _ in range(days):
+            for name in sorted(self.fleet):
+                self.acts(name, course if name in names else "updates")
+            self.settles()
+            self.operator.passes(seconds)
+            self.settles()
+
+    # People
+
+    @rule(tag=st.sampled_from(TAGS), content=st.sampled_from(("", "", "", "rebuilt")))
+    def another_tag(self, tag: str, content: str) -> None:
+        self.operator.registry[tag] = f"{tag} {content}" if content else tag
+        self.operator.wants(tag)
+
+    @rule(
+        rings=st.sets(st.sampled_from(sorted(SELECTED)), max_size=4),
+        release=st.sampled_from(("current", "current", *TAGS)),
+        effect=st.sampled_from(("Gate", "Gate", "Override")),
+    )
+    def approved(self, rings: set[str], release: str, effect: str) -> None:
+        """The approvals are these, and no others any more."""
+        current = self.operator.status.release
+        if release == "current":
+            release = current.version if current is not None else "1.0.0"
+        known = {ring["name"] for ring in self.operator.manifest["spec"]["rings"]}
+        self.operator.spec(
+            approvals=[
+                {"ring": ring, "release": release, "effect": effect}
+                for ring in sorted(rings & known)
+            ]
+        )
+
+    @rule(
+        tag=st.sampled_from(TAGS),
+        course=st.sampled_from(DEEDS),
+        names=st.sets(NAMES, min_size=1, max_size=4),
+        seconds=SPANS,
+    )
+    def ships(self, tag: str, course: str, names: set[str], seconds: int) -> None:
+        """A release with every approval that it needs."""
+        rings = [ring["name"] for ring in self.operator.manifest["spec"]["rings"]]
+        self.operator.spec(approvals=[{"ring": ring, "release": tag} for ring in rings])
+        self.operator.wants(tag)
+        self.goes_by(course, names, seconds, days=1)
+
+    @rule(aborts=st.booleans())
+    def runs_again(self, aborts: bool) -> None:
+        if aborts:
+            self.operator.spec(state="Aborted")
+            self.settles()
+        self.tokens += 1
+        self.operator.spec(state="Active", retryToken=f"again-{self.tokens}")
+        self.settles()
+
+    @rule(state=st.sampled_from(("Active", "Active", "Paused", "Aborted")))
+    def another_state(self, state: str) -> None:
+        self.operator.spec(state=state)
+
+    @rule(token=st.sampled_from(("", "a", "b")))
+    def retried(self, token: str) -> None:
+        self.operator.spec(retryToken=token, state="Active")
+
+    @rule(rings=RINGS)
+    def other_rings(self, rings: list[dict[str, Any]]) -> None:
+        self.set_rings(rings)
+
+    @rule(edit=st.sampled_from(("goes", "first", "limit", "no limit")), place=st.integers(0, 3))
+    def a_ring_is_edited(self, edit: str, place: int) -> None:
+        rings = [dict(ring) for ring in self.operator.manifest["spec"]["rings"]]
+        ring = rings.pop(place % len(rings))
+        match edit:
+            case "goes" if rings:
+                self.set_rings(rings)
+            case "first" if ring["name"] == "canary":
+                self.set_rings([ring, *rings])
+            case "limit" | "no limit":
+                rings.insert(place % (len(rings) + 1), ring)
+                ring.pop("maxConcurrent", None)
+                self.set_rings(
+                    [ring | ({"maxConcurrent": 1} if edit == "limit" else {}) for ring in rings]
+                )
+
+    def set_rings(self, rings: list[dict[str, Any]]) -> None:
+        names = {ring["name"] for ring in rings}
+        approvals = self.operator.manifest["spec"].get("approvals", [])
+        kept = [known for known in approvals if known["ring"] in names]
+        self.operator.spec(rings=rings, approvals=kept)
+
+    @rule(
+        downgrade=st.sampled_from(("Forbid", "Allow")),
+        windows=st.sampled_from(WINDOWS),
+        confirmation=st.sampled_from(("Auto", "Auto", "Reported", "Polled")),
+    )
+    def other_fields(
+        self, downgrade: str, windows: list[dict[str, str]], confirmation: str
+    ) -> None:
+        self.operator.spec(downgrade=downgrade, windows=windows, confirmation=confirmation)
+
+    @rule(to=st.sampled_from(("", *TAGS)), current=st.booleans())
+    def rolled_back_by_hand(self, to: str, current: bool) -> None:
+        if not to:
+            self.operator.manifest["spec"].pop("rollback", None)
+            self.operator.spec()
+            return
+        release = self.operator.status.release
+        from_ = release.version if current and release is not None else "1.1.0"
+        self.operator.spec(rollback={"from": from_, "to": to})
+
+    # Time, accidents, and the operator
+
+    @rule(seconds=st.sampled_from((30, 61, 10 * MINUTE, HOUR, DAY, 8 * DAY)))
+    def time_passes(self, seconds: int) -> None:
+        self.operator.passes(seconds)
+
+    @rule(back=st.sampled_from((5, HOUR, 2 * DAY)), then=st.sampled_from((0, 11 * MINUTE, HOUR)))
+    def the_clock_is_set_back(self, back: int, then: int) -> None:
+        self.operator.jumps_back(back)
+        self.settles()
+        self.operator.passes(then)
+        self.settles()
+
+    @rule(
+        accident=st.sampled_from(
+            (
+                "the registry fails",
+                "the registry fails for good",
+                "the operator restarts",
+                "the servers are lost",
+                "the evidence is copied",
+                "the evidence is restored",
+            )
+        )
+    )
+    def accident(self, accident: str) -> None:
+        operator = self.operator
+        match accident:
+            case "the registry fails" | "the registry fails for good":
+                lasting = accident.endswith("for good")
+                operator.fails(Reason.REGISTRY_UNREACHABLE, lasting=lasting)
+            case "the operator restarts":
+                operator.restarts()
+            case "the servers are lost":
+                operator.answer = Answer(operator.answer.said, operator.answer.at, "no route")
+            case "the evidence is copied":
+                self.server.copy()
+            case "the evidence is restored":
+                self.server.restore()
+
+    @rule(place=st.integers(0, 9))
+    def an_old_answer_comes_late(self, place: int) -> None:
+        if self.operator.answers:
+            old = self.operator.answers[-1 - place % len(self.operator.answers)]
+            self.operator.answer = Answer(old.said, self.operator.now)
+
+    @rule(stored=st.booleans(), counted=st.booleans(), stops=st.booleans())
+    def servers_answer_and_operator_looks(self, stored: bool, counted: bool, stops: bool) -> None:
+        self.operator.serve(stored=stored, counted=counted)
+        self.operator.look(stops=stops)
+
+    @rule(stops=st.booleans())
+    def operator_looks(self, stops: bool) -> None:
+        """Once; `stops`: between the write of the policy and that of the status."""
+        self.operator.look(stops=stops)
+
+    @rule()
+    def settles(self) -> None:
+        operator = self.operator
+        operator.resolve()
+        operator.settle()
+        assert operator.last is not None
+        self.witness.settled(operator.last)
+
+    @invariant()
+    def counts_hold(self) -> None:
+        self.server.check()
+
+
+TestRollouts = Rollouts.TestCase
+TestRollouts.settings = settings(
+    max_examples=EXAMPLES or 60,
+    stateful_step_count=STEPS,
+    deadline=None,
+    derandomize=not EXAMPLES,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
