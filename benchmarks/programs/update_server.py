@@ -87,10 +87,11 @@ async def _run(folder: Path, port: int, internal: int, fleet: Fleet, change: Cha
         shutdown_seconds=1,
     )
     logs.configure(settings)
+    seldom_collect()  # as `otaflux-server` does
     async with UpdateServer(settings, artifact_source=lambda _: layout_source(layout)) as server:
         publication = Publication(fleet, server.policies, layout, change)
         await publication.publish()
-        seldom_collect()  # as `otaflux-server` does
+        seldom_collect()
         loop.add_signal_handler(signal.SIGUSR1, publication.change)
         await stop.wait()
 

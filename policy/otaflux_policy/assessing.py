@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from otaflux_policy.attempts import Attempt, AttemptRef
 from otaflux_policy.contract import Confirmation, Policy
@@ -58,9 +59,15 @@ def relevant(policy: Policy) -> frozenset[AttemptRef]:
 def terms(policy: Policy, spans: Spans, *, reports: bool) -> Terms:
     """How this rollout judges a device; `reports`: it ever reported a version."""
     silent = policy.confirmation is Confirmation.AUTO and not reports
+    polled = policy.confirmation is Confirmation.POLLED or silent
+    return _terms(policy.device_timeout, polled, spans)
+
+
+@lru_cache(maxsize=1024)
+def _terms(device_timeout: int, polled: bool, spans: Spans) -> Terms:
     return Terms(
-        device_timeout=timedelta(seconds=policy.device_timeout),
-        polled=policy.confirmation is Confirmation.POLLED or silent,
+        device_timeout=timedelta(seconds=device_timeout),
+        polled=polled,
         install_grace=spans.install_grace,
         poll_gap=spans.poll_gap,
         request_within=spans.request_within,

@@ -21,6 +21,9 @@ from otaflux_policy.models import ContractModel
 CODES = 16
 """Failure codes that are counted apart, the most frequent ones; the rest are `Other`."""
 
+KEPT_CODES = 1000
+"""Codes of one ring that a sum keeps apart, the first ones: devices may make up any number."""
+
 OTHER = "Other"
 
 
@@ -243,9 +246,11 @@ class Tally:
             counter["restored"] += by * share.restored
             if share.code:
                 codes = self._codes.setdefault(share.ring, Counter())
-                codes[share.code] += by
-                if not codes[share.code]:
-                    del codes[share.code]
+                full = by < 0 or len(codes) >= KEPT_CODES
+                code = OTHER if full and share.code not in codes else share.code
+                codes[code] += by
+                if not codes[code]:
+                    del codes[code]
         if share.outcome_ring:
             counter = self._rings.setdefault(share.outcome_ring, Counter())
             good = share.state is AttemptState.UPDATED

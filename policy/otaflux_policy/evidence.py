@@ -90,10 +90,13 @@ def _reverted(facts: Facts, terms: Terms) -> bool:
     installs = [facts.install_reported, facts.restart_seen]
     if facts.first_byte is not None or facts.downloads:
         installs.append(facts.target_first)
-    if any(installed is not None and other > installed for installed in installs):
-        return True
-    completed = max((download.completed for download in facts.downloads), default=None)
-    return completed is not None and other >= completed + terms.install_grace
+    for installed in installs:
+        if installed is not None and other > installed:
+            return True
+    if not facts.downloads:
+        return False
+    completed = max(download.completed for download in facts.downloads)
+    return other >= completed + terms.install_grace
 
 
 def _confirmed(facts: Facts, download: Download, terms: Terms) -> bool:

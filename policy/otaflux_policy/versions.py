@@ -17,6 +17,7 @@ def parse(text: str) -> Version | None:
         return None
 
 
+@lru_cache(maxsize=4096)
 def compare(left: str | None, right: str | None) -> int | None:
     """-1, 0 or 1 as `left` is older than, the same as or newer than `right`.
 

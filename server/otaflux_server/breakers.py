@@ -1,7 +1,6 @@
 """Trips: which runs' breakers are open: latched here at once, in the store soon after."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Set
 from typing import Protocol
 
@@ -17,8 +16,8 @@ _RETRY_SECONDS = 0.5
 _LONGEST_RETRY = 30.0
 _MAX_TRIPS = 10_000
 
-RolloutKey = tuple[str, str]
-"""Namespace and name."""
+_RunKey = tuple[str, str, int]
+"""Namespace, name and run."""
 
 
 class Trips(Protocol):
@@ -29,7 +28,7 @@ class Trips(Protocol):
 
 
 class Breakers:
-    """One trip for each rollout, that of its newest run of which one is known.
+    """One trip for each run: replicas may be a run ahead of each other.
 
     `generation` grows whenever the answer for any rollout changes, save by its policy.
     """
@@ -37,8 +36,8 @@ class Breakers:
     def __init__(self, store: Trips | None = None) -> None:
         self.store = store
         self.generation = 0
-        self._trips: dict[RolloutKey, Trip] = {}
-        self._unwritten: dict[RolloutKey, Trip] = {}
+        self._trips: dict[_RunKey, Trip] = {}
+        self._unwritten: dict[_RunKey, Trip] = {}
         self._watchers: list[Callable[[str, str], None]] = []
         self._wake = asyncio.Event()
 
@@ -53,8 +52,7 @@ class Breakers:
 
     def trip(self, policy: Policy) -> Trip | None:
         """Why the breaker of the policy's run is open; None: it is not, as far as known here."""
-        known = self._trips.get((policy.namespace, policy.name))
-        return known if known is not None and known.run == policy.run else None
+        return self._trips.get((policy.namespace, policy.name, policy.run))
 
     def tripped(self, policies: Iterable[Policy]) -> Set[str]:
         """The names of those whose run's breaker is open."""
@@ -64,10 +62,12 @@ class Breakers:
 
     def open(self, namespace: str, rollout: str, trip: Trip) -> None:
         """The breaker opens by what is counted here."""
-        if not self._latch((namespace, rollout), trip):
+        key = (namespace, rollout, trip.run)
+        if key in self._trips:
             return
+        self._latch(key, trip)
         if self.store is not None:
-            self._unwritten[namespace, rollout] = trip
+            self._unwritten[key] = trip
             self._wake.set()
         log.warning(
             "breaker open",
@@ -82,27 +82,19 @@ class Breakers:
 
     def learn(self, namespace: str, rollout: str, trip: Trip) -> None:
         """A trip from the database: that which all replicas see."""
-        key = (namespace, rollout)
+        key = (namespace, rollout, trip.run)
         known = self._trips.get(key)
         if known == trip:
             return
-        if known is not None and known.run == trip.run:
-            self._trips[key] = trip
-            self.generation += 1
-            return
-        if self._latch(key, trip):
+        self._latch(key, trip)
+        if known is None:
             self._announce(namespace, rollout)
 
-    def _latch(self, key: RolloutKey, trip: Trip) -> bool:
-        known = self._trips.get(key)
-        if known is not None and known.run >= trip.run:
-            return False
-        self._trips.pop(key, None)
+    def _latch(self, key: _RunKey, trip: Trip) -> None:
         self._trips[key] = trip
         if len(self._trips) > _MAX_TRIPS:
             del self._trips[next(iter(self._trips))]
         self.generation += 1
-        return True
 
     def _announce(self, namespace: str, rollout: str) -> None:
         for watcher in self._watchers:
@@ -125,17 +117,17 @@ class Breakers:
         """Writes all that is not yet written; whether that could be done."""
         if self.store is None:
             return True
-        for (namespace, rollout), trip in list(self._unwritten.items()):
+        done = True
+        for key, trip in list(self._unwritten.items()):
+            namespace, rollout, _ = key
             try:
-                stands = await self.store.trip(namespace, rollout, trip)
+                self.learn(namespace, rollout, await self.store.trip(namespace, rollout, trip))
             except StoreUnavailable as error:
                 log.warning("a trip waits for the evidence database", reason=str(error))
                 return False
             except Exception:  # a fault of ours: the breaker is open all the same
                 log.exception("a trip could not be written")
-                return False
-            with contextlib.suppress(KeyError):
-                if self._unwritten[namespace, rollout] is trip:
-                    del self._unwritten[namespace, rollout]
-            self.learn(namespace, rollout, stands)
-        return True
+                done = False
+                continue
+            self._unwritten.pop(key, None)
+        return done

@@ -8,63 +8,41 @@ little. Until that is done, the counts are those from before, under the revision
 
 import asyncio
 import contextlib
-import heapq
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Set
 from datetime import UTC, datetime
 from typing import Self
 
 import structlog
 
 from otaflux_policy.assessing import Assessment, Spans, assess, terms
-from otaflux_policy.attempts import IN_FLIGHT, AttemptState
 from otaflux_policy.contract import Policy
 from otaflux_policy.counts import (
     RolloutCounts,
     Share,
-    Tally,
     Trip,
     member_share,
     outcome_share,
     trip,
 )
 from otaflux_policy.decisions import Match
-from otaflux_policy.groups import Groups
 from otaflux_server.breakers import Breakers, Trips
+from otaflux_server.calendars import NEVER, Calendar
 from otaflux_server.devices import DeviceRecord
-from otaflux_server.placing import Placement, Placer, placer
+from otaflux_server.placing import Placement, placer
 from otaflux_server.policies import PolicyStore, Rules
 from otaflux_server.slices import SLICE_SECONDS
+from otaflux_server.spaces import NO_SLOTS, NOTHING, Entry, Slots, Space, Weight
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE_SECONDS = 0.002
 """So much is done within the change that calls for it: all of a small fleet."""
-_TICKS = 4
-"""Per second: how exactly changes by time alone are noticed."""
 _LONGEST_WAIT = 60.0
 _BACK_SECONDS = 1.0
-_PATIENCE_SECONDS = 10.0
-_SURPLUS_TICKS = 1024
-_MOST_WEIGHTS = 10_000
-_NEVER = float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """What one device adds: `shares` by rollout, and one to each of `shadowed`.
-
-    Not `counted`: it may be a scanner, so that it adds to no count. `waits`: a mere contact of the
-    device may change it.
-    """
-
-    shares: tuple[tuple[str, Share], ...] = ()
-    shadowed: tuple[str, ...] = ()
-    counted: bool = False
-    waits: bool = True
+_PATIENCE_SECONDS = 2.0
+"""So long rules that change again have devices counted anew from the start: the breaker is to look
+at counts that are a few seconds old at most."""
 
 
 class Counting:
@@ -94,10 +72,10 @@ class Counting:
         self._clock = clock
         self._monotonic = monotonic
         self._loaded = False
-        self._restored_at = -_NEVER
-        self._spaces: dict[str, _Space] = {}
+        self._restored_at = -NEVER
+        self._spaces: dict[str, Space] = {}
         self._unsettled: dict[str, None] = {}
-        self._calendar = _Calendar()
+        self._calendar = Calendar()
         self._tripped: dict[str, tuple[int, int, Set[str]]] = {}
         self._wake = asyncio.Event()
         self._newest = clock()
@@ -135,12 +113,12 @@ class Counting:
         device = record.device
         space = self._spaces.get(device.namespace)
         if space is None:
-            space = self._spaces[device.namespace] = _Space()
+            space = self._spaces[device.namespace] = Space()
         entry = space.entries.get(device.id)
         if entry is None or entry.record is not record:
             if entry is not None:
                 self._withdraw(space, entry)
-            entry = space.entries[device.id] = _Entry(record)
+            entry = space.entries[device.id] = Entry(record)
         if self._loaded:
             self._refresh(device.namespace, space)
             self._weigh(device.namespace, space, entry)
@@ -203,11 +181,11 @@ class Counting:
             known = self._tripped[namespace] = (self.generation, rules.generation, names)
         return known[2]
 
-    def slots(self, namespace: str) -> "Slots":
+    def slots(self, namespace: str) -> Slots:
         """How many devices the rings with `maxConcurrent` may start."""
         space = self._spaces.get(namespace)
         if space is None or not self._loaded:
-            return _NO_SLOTS
+            return NO_SLOTS
         self._refresh(namespace, space)
         return space.slots
 
@@ -237,7 +215,7 @@ class Counting:
         at = self._clock()
         now = datetime.fromtimestamp(at, UTC)
         shares: list[tuple[str, Share]] = []
-        due = _NEVER
+        due = NEVER
         matched = placement.matched
         waits = False
         own = ""
@@ -274,7 +252,7 @@ class Counting:
         counted = rules.groups.names_exactly(record.device.id) or self._polled_over(record)
         if not counted:
             # Its polls are of no interest before one of them can make it count.
-            enough = _NEVER if record.first_poll is None else record.first_poll + self.scan_seconds
+            enough = NEVER if record.first_poll is None else record.first_poll + self.scan_seconds
             if record.first_poll is not None and at < enough:
                 due = min(due, enough)
             else:
@@ -299,28 +277,28 @@ class Counting:
         if not self._loaded:
             return
         for policy in self._policies.policies():
-            self._spaces.setdefault(policy.namespace, _Space())
+            self._spaces.setdefault(policy.namespace, Space())
         for namespace, space in list(self._spaces.items()):
             self._refresh(namespace, space)
             if not space.entries and not space.rules.policies:
                 del self._spaces[namespace]
                 self._unsettled.pop(namespace, None)
-        self.work(_AT_ONCE_SECONDS)
+        self._work_on(_AT_ONCE_SECONDS)
 
     def _recount(self) -> None:
         """Counts all devices anew."""
         for policy in self._policies.policies():
-            self._spaces.setdefault(policy.namespace, _Space())
+            self._spaces.setdefault(policy.namespace, Space())
         for namespace, space in self._spaces.items():
             self._begin(namespace, space, self._policies.rules(namespace))
-        self.work(_AT_ONCE_SECONDS)
+        self._work_on(_AT_ONCE_SECONDS)
 
-    def _refresh(self, namespace: str, space: "_Space") -> None:
+    def _refresh(self, namespace: str, space: Space) -> None:
         rules = self._policies.rules(namespace)
         if rules is not space.rules:
             self._begin(namespace, space, rules)
 
-    def _begin(self, namespace: str, space: "_Space", rules: Rules) -> None:
+    def _begin(self, namespace: str, space: Space, rules: Rules) -> None:
         if space.waiting is None:
             space.before = {name: self._counts(space, name) for name in space.policies}
             space.waiting_since = self._monotonic()
@@ -332,18 +310,18 @@ class Counting:
         self._unsettled[namespace] = None
         self._wake.set()
 
-    def _counts(self, space: "_Space", name: str) -> RolloutCounts:
+    def _counts(self, space: Space, name: str) -> RolloutCounts:
         now = datetime.fromtimestamp(self._clock(), UTC)
         return space.tallies[name].counts(space.policies[name], now, shadowed=space.shadowed[name])
 
-    def _weigh(self, namespace: str, space: "_Space", entry: "_Entry") -> None:
+    def _weigh(self, namespace: str, space: Space, entry: Entry) -> None:
         record = entry.record
         placement = record.place
         if placement is None or not placement.holds(record.device, space.rules):
             placement = record.place = space.compiled.place(record.device)
         weight, due = self.weigh(record, placement, space.rules)
         weight = space.shared(weight)
-        before = entry.weight if entry.round == space.round else _NOTHING
+        before = entry.weight if entry.round == space.round else NOTHING
         entry.weight, entry.round = weight, space.round
         record.dormant = weight.waits
         self._calendar.enter(entry, due)
@@ -354,14 +332,14 @@ class Counting:
             for name in outcomes:
                 self._judge(namespace, space, name)
 
-    def _withdraw(self, space: "_Space", entry: "_Entry") -> None:
+    def _withdraw(self, space: Space, entry: Entry) -> None:
         if entry.round == space.round:
             space.add(entry.weight, -1)
         entry.round = -1
         entry.gone = True
-        self._calendar.enter(entry, _NEVER)
+        self._calendar.enter(entry, NEVER)
 
-    def _judge(self, namespace: str, space: "_Space", name: str) -> None:
+    def _judge(self, namespace: str, space: Space, name: str) -> None:
         """Opens the breaker where it is to be: called whenever an outcome of the run changed."""
         policy = space.policies[name]
         if not space.failed[name] or policy.tripped or self.breakers.trip(policy) is not None:
@@ -374,11 +352,7 @@ class Counting:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            try:
-                wait = self.work(SLICE_SECONDS)
-            except Exception:  # a fault of ours: the other devices count on
-                log.exception("a device could not be counted")
-                wait = 0.0
+            wait = self._work_on(SLICE_SECONDS)
             if wait <= 0:
                 await asyncio.sleep(0)
                 continue
@@ -386,10 +360,18 @@ class Counting:
                 async with asyncio.timeout(min(wait, _LONGEST_WAIT)):
                     await self._wake.wait()
 
+    def _work_on(self, seconds: float) -> float:
+        """`work`; a fault of ours keeps neither other devices from being counted nor the caller."""
+        try:
+            return self.work(seconds)
+        except Exception:
+            log.exception("a device could not be counted")
+            return 0.0
+
     def work(self, seconds: float) -> float:
         """Works for `seconds`; returns after how many there is more to do (0: at once)."""
         if not self._loaded:
-            return _NEVER
+            return NEVER
         began = self._monotonic()
         deadline = began + seconds
         now = self._clock()
@@ -434,164 +416,13 @@ class Counting:
         return not self._unsettled
 
 
-class Slots(Mapping[tuple[str, str], int]):
-    """How many further devices each ring with `maxConcurrent` may start, by (rollout, ring).
-
-    A view of what is known at the moment. It may promise too much, while devices are counted
-    anew or other replicas offer too: the claim in the database decides.
-    """
-
-    def __init__(self, limits: dict[tuple[str, str], int], taken: Counter[tuple[str, str]]) -> None:
-        self._limits = limits
-        self._taken = taken
-
-    def __getitem__(self, ring: tuple[str, str]) -> int:
-        return max(0, self._limits[ring] - self._taken[ring])
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._limits)
-
-    def __len__(self) -> int:
-        return len(self._limits)
-
-
-class _Entry:
-    """A device and what it adds; that is part of the counts if `round` is that of its space."""
-
-    __slots__ = ("gone", "record", "round", "tick", "weight")
-
-    def __init__(self, record: DeviceRecord) -> None:
-        self.record = record
-        self.weight = _NOTHING
-        self.round = -1
-        self.tick: int | None = None
-        self.gone = False
-
-
-class _Space:
-    """One namespace. While devices are `waiting`, `before` holds the counts from before."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, _Entry] = {}
-        self.round = 0
-        self.compiled = _NO_RULES
-        self.policies: dict[str, Policy] = {}
-        self.tallies: dict[str, Tally] = {}
-        self.shadowed: Counter[str] = Counter()
-        self.failed: Counter[str] = Counter()
-        self.in_flight: Counter[tuple[str, str]] = Counter()
-        self.slots = _NO_SLOTS
-        self.waiting: Iterator[_Entry] | None = None
-        self.waiting_since = 0.0
-        self.before: dict[str, RolloutCounts] = {}
-        self._weights: dict[Weight, Weight] = {}
-
-    @property
-    def rules(self) -> Rules:
-        """Those by which devices are counted."""
-        return self.compiled.rules
-
-    def use(self, compiled: Placer) -> None:
-        """Begins to count from nothing, by these rules."""
-        self.round += 1
-        self.compiled = compiled
-        self.policies = {policy.name: policy for policy in compiled.rules.policies}
-        self.tallies = {name: Tally() for name in self.policies}
-        self.shadowed.clear()
-        self.failed.clear()
-        self.in_flight.clear()
-        limits = {
-            (policy.name, ring.name): ring.max_concurrent
-            for policy in compiled.rules.policies
-            for ring in policy.rings
-            if ring.max_concurrent is not None
-        }
-        self.slots = Slots(limits, self.in_flight)
-        self.waiting = iter(list(self.entries.values()))
-        self._weights = {}
-
-    def shared(self, weight: Weight) -> Weight:
-        """The same weight for all devices that add the same: few objects, however many devices."""
-        if len(self._weights) > _MOST_WEIGHTS:
-            self._weights.clear()
-        return self._weights.setdefault(weight, weight)
-
-    def add(self, weight: Weight, by: int) -> set[str]:
-        """Adds (1) or takes away (-1); returns the rollouts of which outcomes changed."""
-        outcomes = set()
-        for name, share in weight.shares:
-            if share.member and share.state in IN_FLIGHT:
-                self.in_flight[name, share.ring] += by
-            if not weight.counted:
-                continue
-            tally = self.tallies[name]
-            if by > 0:
-                tally.add(share)
-            else:
-                tally.remove(share)
-            if share.outcome_ring:
-                outcomes.add(name)
-                if share.state is not AttemptState.UPDATED:
-                    self.failed[name] += by
-        if weight.counted:
-            for name in weight.shadowed:
-                self.shadowed[name] += by
-        return outcomes
-
-
-class _Calendar:
-    """Which devices are due when: each at most once, so that it is as large as the fleet."""
-
-    def __init__(self) -> None:
-        self._entries: dict[int, dict[_Entry, None]] = {}
-        self._ticks: list[int] = []
-
-    def enter(self, entry: _Entry, due: float) -> None:
-        """The entry is due then, and at no other time."""
-        tick = None if due == _NEVER else math.ceil(due * _TICKS)
-        if tick == entry.tick:
-            return
-        if entry.tick is not None:
-            entries = self._entries[entry.tick]
-            del entries[entry]
-            if not entries:
-                del self._entries[entry.tick]
-        entry.tick = tick
-        if tick is None:
-            return
-        if tick not in self._entries:
-            self._entries[tick] = {}
-            heapq.heappush(self._ticks, tick)
-            if len(self._ticks) > 2 * len(self._entries) + _SURPLUS_TICKS:
-                self._ticks = sorted(self._entries)
-        self._entries[tick][entry] = None
-
-    def due(self, now: float) -> Iterator[_Entry]:
-        """Takes out, one by one, what is due."""
-        while self._ticks and self._ticks[0] <= now * _TICKS:
-            entries = self._entries.get(self._ticks[0])
-            if not entries:
-                self._entries.pop(heapq.heappop(self._ticks), None)
-                continue
-            entry, _ = entries.popitem()
-            entry.tick = None
-            yield entry
-
-    def seconds(self, now: float) -> float:
-        """Until the next one is due."""
-        return max(0.001, self._ticks[0] / _TICKS - now) if self._ticks else _NEVER
-
-
 def _until(assessed: Assessment) -> float:
     where = assessed.standing
-    return where.until.timestamp() if where is not None and where.until is not None else _NEVER
+    return where.until.timestamp() if where is not None and where.until is not None else NEVER
 
 
 def _policy(rules: Rules, name: str) -> Policy | None:
     return next((policy for policy in rules.policies if policy.name == name), None)
 
 
-_NOTHING = Weight()
 _NO_ATTEMPT = Assessment()
-_NO_RULES = Placer(Rules(-2, (), Groups()))
-_NO_SLOTS = Slots({}, Counter())

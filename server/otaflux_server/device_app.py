@@ -23,6 +23,8 @@ from otaflux_server.settings import NAMESPACE_PATTERN
 
 log = structlog.get_logger(__name__)
 
+_BEGUN = "otaflux.begun"
+
 PROTOCOLS: tuple[Callable[[Fleet], Mapping[str, Exchange]], ...] = (
     native.exchanges,
     json.exchanges,
@@ -67,7 +69,9 @@ class DeviceApp:
             return None
         decision = exchange.decide(record)
         if exchange.begins(request, record, decision):
-            return None  # the claim has to be waited for
+            # The claim has to be waited for: `__call__` goes on from here.
+            scope.setdefault("state", {})[_BEGUN] = (exchange, request, record)
+            return None
         reply = exchange.answer(request, record, decision)
         exchange.record(request, record, decision, reply, 0)
         return reply
@@ -75,6 +79,12 @@ class DeviceApp:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"devices speak HTTP, not {scope['type']}")
+        begun = scope.get("state", {}).pop(_BEGUN, None)
+        if begun is not None:
+            exchange, request, record = begun
+            # Decided again: policies may have changed since.
+            await self._go_on(send, exchange, request, record, exchange.decide(record))
+            return
         path = scope["path"]
         namespace, prefix = self._namespace, ""
         exchange = self._exact.get(path)
@@ -104,7 +114,16 @@ class DeviceApp:
             return
         record = exchange.observe(asking)
         await exchange.prepare(record)
-        decision = exchange.decide(record)
+        await self._go_on(send, exchange, request, record, exchange.decide(record))
+
+    async def _go_on(
+        self,
+        send: Send,
+        exchange: Exchange,
+        request: Request,
+        record: DeviceRecord,
+        decision: Decision,
+    ) -> None:
         if exchange.begins(request, record, decision):
             claimed = await self._fleet.claim(record, pins=exchange.pins)
             decision = exchange.decide(record, slot=claimed)

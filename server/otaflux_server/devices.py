@@ -168,6 +168,7 @@ class Devices:
                 self.incomplete = True
                 return None
             record = self._records[key] = DeviceRecord(Device(namespace, device), "", seen)
+            record.unread = self.incomplete
         return record
 
     def forget(self, record: DeviceRecord) -> None:

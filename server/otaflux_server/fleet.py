@@ -128,10 +128,14 @@ class Fleet:
             if not record.unread:
                 self._counting.changed(record)
         else:
+            if record.last_poll is not None and now < record.last_poll:
+                record.due = record.contact_due = 0.0  # the clock went back
             record.last_poll = now
         device = record.device
         if device.version != asking.version or device.model != asking.model:
             self._learning.says(record, asking.version, asking.model)
+        elif record.unread:
+            record.said_at = moment(now)  # its silence replaces what the database knows, too
         if now >= record.due and record.attempts:
             self._hearing.hear(record, moment(now))
         record.attributes = asking.attributes or _NO_ATTRIBUTES
@@ -257,7 +261,7 @@ class Fleet:
 
     def delivered(self, delivery: Delivery) -> None:
         """Records what of the artifact went to the device, now that the transfer has ended."""
-        record, artifact = delivery.record, delivery.artifact
+        record, artifact = self._receiver(delivery), delivery.artifact
         start, end = delivery.start, delivery.start + delivery.sent
         coverage = record.coverage
         if (
@@ -284,13 +288,17 @@ class Fleet:
         await self._artifacts.discard(artifact.digest)
 
     def _began(self, delivery: Delivery) -> None:
-        record, ref = delivery.record, delivery.ref
+        record, ref = self._receiver(delivery), delivery.ref
         facts = Facts(first_byte=delivery.asked, last_request=delivery.asked)
         if ref not in record.attempts.get(delivery.rollout, {}) and record.last_poll is not None:
             # A device may fetch anew what it said that it runs, without an offer.
             said = record.device.version
             facts = facts.join(said_of(said, ref, delivery.version, moment(record.last_poll)))
         self._learning.learn(record, delivery.rollout, ref, facts)
+
+    def _receiver(self, delivery: Delivery) -> DeviceRecord:
+        """The device's record now: it may have left memory, and come back, meanwhile."""
+        return self.devices.get(*delivery.record.key) or delivery.record
 
     # What policies withdraw
 

@@ -124,7 +124,7 @@ class Learning:
         self._note_offer(record, rollout, ref, joined)
         if before == after and known is not None and _began(known) == _began(joined):
             return True
-        self._note_running(record, ref, before, after, now)
+        self._note_running(record, ref, joined, before, after)
         self.change(record)
         return True
 
@@ -160,22 +160,26 @@ class Learning:
         self,
         record: DeviceRecord,
         ref: AttemptRef,
+        facts: Facts,
         before: Standing | None,
         after: Standing | None,
-        now: datetime,
     ) -> None:
         runs = after is not None and after.state is AttemptState.UPDATED
         ran = before is not None and before.state is AttemptState.UPDATED
         if runs and (not ran or record.device.digest is None):
-            self._run(record, ref.digest, now)
+            self._run(record, ref.digest, _last_heard(facts))
         elif ran and not runs and record.device.digest == ref.digest:
-            self._run(record, None, now)
+            self._run(record, None, moment(self._clock()))
 
     def _run(self, record: DeviceRecord, digest: str | None, at: datetime) -> None:
+        """The device runs the release since `at`; what it runs since a later time stays."""
         if record.device.digest == digest:
             return
+        since = record.running_since or at
+        if digest is not None and at < since:
+            return
         _set_digest(record, digest)
-        record.running_since = at
+        record.running_since = max(at, since)
         self.contact(record)
 
     # Devices
@@ -204,15 +208,18 @@ class Learning:
         record.contact_due = 0.0
         self.change(record)
 
-    def pin(self, record: DeviceRecord, digest: str | None) -> None:
-        """The device was told of the artifact; None: that is taken back."""
+    def pin(self, record: DeviceRecord, digest: str | None, *, written: bool = False) -> None:
+        """The device was told of the artifact; None: that is taken back.
+
+        `written`: the database knows it already.
+        """
         if digest is None and record.pinned is None:
             return
         news = record.pinned != digest
         record.pinned = digest
         record.pinned_at = self._clock()
         record.pinned_until = self._monotonic() + self._pin_seconds
-        if news:
+        if news and not written:
             self.contact(record)
 
     def pin_of(self, digest: str) -> Pin:
@@ -279,14 +286,22 @@ class Learning:
             self.change(record)
 
     def resume(self, record: DeviceRecord, before: DeviceRecord) -> None:
-        """The device is back whose record was given up: what that knew counts on."""
+        """The device is back whose record was given up: what that knew counts on.
+
+        Save for what the device says now.
+        """
         kept = {"last_seen", "last_poll", "protocol", "cached", "place", "dormant"}
+        if record.report is not None:
+            kept |= {"report", "reported_at"}
+        said = None if record.said_at is None else record.device
         for name in DeviceRecord.__slots__:
             if name not in kept:
                 setattr(record, name, getattr(before, name))
         record.unread = False
         if record.offered is not None:
             self.offered[record.key] = record
+        if said is not None:
+            self.says(record, said.version, said.model)
         self.change(record)
 
     def _version_of(self, record: DeviceRecord, digest: str) -> str | None:
@@ -331,6 +346,12 @@ def _set_digest(record: DeviceRecord, digest: str | None) -> bool:
         return False
     record.device = Device(device.namespace, device.id, device.model, device.version, digest)
     return True
+
+
+def _last_heard(facts: Facts) -> datetime:
+    """When the device told last, or its polls did, that it runs the release."""
+    told = [facts.target_last, *(download.last_poll for download in facts.downloads)]
+    return max(at for at in told if at is not None)
 
 
 def _began(facts: Facts) -> tuple[bool, bool]:

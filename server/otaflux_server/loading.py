@@ -121,10 +121,16 @@ class Loader:
         log.info("evidence loaded", devices=len(self._devices), seconds=seconds)
 
     async def _refresh(self) -> None:
+        left_out = self._learning.left_out
         for run in self._wanted_runs():
-            async for attempt in self._store.attempts(run, page=_PAGE):
-                self._take_attempt(attempt)
-            self._learning.left_out.pop(run, None)
+            # First, because policies may change meanwhile: then it is left out again.
+            del left_out[run]
+            try:
+                async for attempt in self._store.attempts(run, page=_PAGE):
+                    self._take_attempt(attempt)
+            except BaseException:
+                left_out[run] = None
+                raise
         if self._shared:
             await self._read_changes(_PAGE)
 

@@ -64,6 +64,7 @@ async def _run(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    seldom_collect()
     try:
         async with update_server(settings):
             seldom_collect()

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from otaflux_policy.assessing import terms
@@ -30,6 +31,8 @@ _LONGEST_SECONDS = 5.0
 """Longer no answer waits for the database."""
 _UNAVAILABLE_SECONDS = 1.0
 """After a failure the database is left alone for so long."""
+
+_INSTANT = timedelta(microseconds=1)
 
 
 class Claims(Protocol):
@@ -88,6 +91,7 @@ class Offers:
         self._metrics = metrics
         self._clock = clock
         self._monotonic = monotonic
+        self._judge: tuple[Policy, Judge] | None = None
 
     async def claim(self, record: DeviceRecord, *, pins: bool) -> bool:
         """Claims the offer that was decided on last; False: it may not be made now.
@@ -102,7 +106,7 @@ class Offers:
         assert release is not None
         namespace, device = record.key
         ref = AttemptRef(policy.run, release.digest)
-        at = moment(self._clock())
+        at = self._after(cached.assessed.facts)
         artifact = cached.artifact
         offer = Offer(
             AttemptKey(namespace, policy.name, *ref, device),
@@ -123,7 +127,7 @@ class Offers:
         self._metrics.claims.labels(claimed.claim.value).inc()
         self._learning.told(record, policy.name, ref, claimed.facts)
         if claimed.claim is Claim.GRANTED and offer.pin is not None:
-            self._learning.pin(record, offer.pin.digest)
+            self._learning.pin(record, offer.pin.digest, written=True)
         return claimed.claim is not Claim.LIMITED
 
     async def read(self, record: DeviceRecord) -> None:
@@ -161,15 +165,29 @@ class Offers:
                 if news or record.cached is None or record.cached.assessed.facts is not None:
                     # The claim is judged by what is stored: how the last offer ended, too.
                     await self.database.recorder.flush()
-                return await self.database.claimer.claim(offer, limit, self._judge(policy))
+                return await self.database.claimer.claim(offer, limit, self._judge_of(policy))
         except (StoreUnavailable, TimeoutError):
             self._leave_alone()
             raise
 
+    def _after(self, known: Facts | None) -> datetime:
+        """Now; but not before what ended the last offer, though the clock may have gone back."""
+        now = moment(self._clock())
+        if known is None:
+            return now
+        ended = None if known.offer_ended is None else known.offer_ended + _INSTANT
+        return max(at for at in (now, ended, known.last_poll) if at is not None)
+
     def _leave_alone(self) -> None:
         self.unavailable_until = self._monotonic() + _UNAVAILABLE_SECONDS
 
-    def _judge(self, policy: Policy) -> Judge:
+    def _judge_of(self, policy: Policy) -> Judge:
+        """The same one for many devices that come together."""
+        if self._judge is None or self._judge[0] is not policy:
+            self._judge = policy, self._judging(policy)
+        return self._judge[1]
+
+    def _judging(self, policy: Policy) -> Judge:
         """How far attempts of the policy's run are; of many devices, so the facts alone tell."""
         judged_by = {
             reports: terms(policy, self._decisions.spans, reports=reports)

@@ -50,6 +50,7 @@ class Retention:
         days: int = 90,
         most_devices: int = 1_000_000,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`changed` is called with each device that lost facts (`Counting.changed`)."""
         self._store = store
@@ -59,6 +60,8 @@ class Retention:
         self._span = timedelta(days=days)
         self._most_devices = most_devices
         self._clock = clock
+        self._monotonic = monotonic
+        self._began = clock() - monotonic()
 
     async def run(self) -> None:
         """Prunes once an hour, until cancelled."""
@@ -82,7 +85,7 @@ class Retention:
         """
         if not self._policies.ready:
             return
-        since = datetime.fromtimestamp(self._clock(), UTC) - self._span
+        since = self._now() - self._span
         keep = self._kept()
         await self._prune_memory(keep, since)
         attempts = await self._store.prune_runs(keep, since)
@@ -93,6 +96,13 @@ class Retention:
             devices += step
         if attempts or devices:
             log.info("pruned", attempts=attempts, devices=devices)
+
+    def _now(self) -> datetime:
+        """A clock that jumps far ahead for a moment must not age everything: an hour proves it."""
+        monotonic = self._monotonic()
+        began = self._clock() - monotonic
+        began, self._began = min(began, self._began), began
+        return datetime.fromtimestamp(began + monotonic, UTC)
 
     def _kept(self) -> frozenset[RunKey]:
         kept = set()

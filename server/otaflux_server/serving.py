@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -43,11 +43,12 @@ from otaflux_server.registries import PullCredentials, RegistrySources
 from otaflux_server.replicas import Replicas, served_policy
 from otaflux_server.retaining import Retention
 from otaflux_server.settings import Settings, address
+from otaflux_server.slices import collect_often
 
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 1024
-_SOURCE_RESTART_SECONDS = 1.0
+_RESTART_SECONDS = 1.0
 _LOAD_SECONDS = 10.0
 """Devices are first listened to when the evidence is loaded, but at the latest then."""
 
@@ -264,7 +265,7 @@ class UpdateServer:
             self.artifacts.load()
             self.policies.load()
             stack.callback(self._files.close)
-            stack.push_async_callback(_end, asyncio.create_task(self._files.run()))
+            stack.push_async_callback(_end, _keep("policy files", self._files.run))
             stack.push_async_callback(self._fetcher.close)
             self._fetcher.start()
             stack.push_async_callback(self._store.close)
@@ -276,8 +277,9 @@ class UpdateServer:
                 ("fleet", self.fleet.run),
                 ("replicas", self.replicas.run),
                 ("retention", self._retention.run),
+                ("garbage", collect_often),
             ):
-                stack.push_async_callback(_end, asyncio.create_task(running(), name=name))
+                stack.push_async_callback(_end, _keep(name, running))
             if self._source is not None:
                 source = asyncio.create_task(self._follow(self._source), name="policy source")
                 stack.push_async_callback(_end, source)
@@ -296,7 +298,7 @@ class UpdateServer:
                 self.device_app,
                 protocol_class(limits, self.device_app.at_once),
             )
-            sweeping = asyncio.create_task(sweep(state, limits), name="sweep")
+            sweeping = _keep("sweep", lambda: sweep(state, limits))
             stack.push_async_callback(_end, sweeping)
             self._exit = stack.pop_all()
         log.info("serving", devices=self.device_url, internal=self.internal_url)
@@ -328,7 +330,7 @@ class UpdateServer:
                 self.policies.disconnected(f"the policy source failed ({type(error).__name__})")
             else:
                 self.policies.disconnected("the policy source ended")
-            await asyncio.sleep(_SOURCE_RESTART_SECONDS)
+            await asyncio.sleep(_RESTART_SECONDS)
 
     async def _serve(
         self,
@@ -445,6 +447,20 @@ def _locked(settings: Settings) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _keep(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+    """A task that runs it, and again a moment after a fault of ours ended it."""
+
+    async def running() -> None:
+        while True:
+            try:
+                return await run()
+            except Exception:
+                log.exception("background work failed", name=name)
+            await asyncio.sleep(_RESTART_SECONDS)
+
+    return asyncio.create_task(running(), name=name)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -126,10 +126,19 @@ async def test_a_database_that_is_gone_or_damaged_is_restored(
 ) -> None:
     file = file_of(sqlite_database)
     file.write_bytes(b"damaged" * 1000)
+    wal = file.with_name("evidence.db-wal")
+    wal.write_bytes(b"of the damaged one")
     kept = await restore(sqlite_database, copy)
     assert kept is not None
     assert kept.read_bytes().startswith(b"damaged")
+    kept_wal = kept.with_name(f"{kept.name}-wal")
+    assert kept_wal.read_bytes() == b"of the damaged one"
+    assert not wal.exists()
     assert await held(sqlite_database) == {attempt(1)}
+    # It is no part of what is kept next.
+    await restore(sqlite_database, copy)
+    assert not kept_wal.exists()
+    assert await held(f"sqlite:///{kept}") == {attempt(1)}
     file.unlink()
     assert await restore(sqlite_database, copy) is None
     assert await held(sqlite_database) == {attempt(1)}

@@ -112,7 +112,7 @@ async def test_a_transaction_that_ends_after_later_ones(postgres_database: str) 
             async with transaction(engine, writes=True) as connection:
                 tick = await this_tick(connection)
                 late = attempt_row(attempt("late"), Facts(last_poll=at(1)), tick)
-                await connection.execute(merging("postgresql").attempts, [late])
+                await merging("postgresql").attempts.run(connection, [late])
                 await store.merge(Batch({attempt("early"): Facts(last_poll=at(2))}))
                 found, _, mark = await read(store, None)
                 assert set(found) == {attempt("early")}

@@ -157,6 +157,14 @@ async def test_offers_claimed_together(database: str) -> None:
             await store.claim_all([offer(1), offer(1, "early")], 2, judge)
 
 
+async def test_offers_claimed_together_have_what_others_have_freed(database: str) -> None:
+    async with Store(database) as store:
+        await store.claim(offer(1), 2, judge)
+        await store.merge(Batch({attempt(1): Facts(offer_ended=at(5))}))
+        claimed = await store.claim_all([offer(2), offer(3)], 2, judge)
+        assert [claim for claim, _ in claimed] == [Claim.GRANTED, Claim.GRANTED]
+
+
 async def test_claims_and_merges_of_the_same_devices_at_one_time(database: str) -> None:
     """No deadlock, and no verdict on facts that a merge has overtaken."""
     async with Store(database) as one, Store(database) as other:

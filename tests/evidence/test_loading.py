@@ -124,7 +124,7 @@ async def test_devices_that_a_replica_hears_of_now_stay(postgres_database: str) 
             await store.merge(Batch(devices=old))
             async with transaction(engine, writes=True) as connection:
                 heard = device_row(DeviceKey("default", "device-1"), seen(0, 99), 1)
-                await connection.execute(merging("postgresql").devices, [heard])
+                await merging("postgresql").devices.run(connection, [heard])
                 assert await store.prune_devices(at(50)) == 2
             assert await store.prune_devices(at(50)) == 0
             assert [item.key.device async for item in store.devices()] == ["device-1"]

@@ -207,19 +207,22 @@ async def test_a_pin_is_written_at_once_when_it_is_new_or_was_over() -> None:
             assert (n, recorder.waiting) == (n, 0 if written else 1)
 
 
-async def test_contacts_of_many_devices_are_all_written_in_the_end() -> None:
+async def test_a_contact_that_waits_outlasts_what_is_remembered_of_its_device() -> None:
     store, now = Batches(), 1000.0
-    devices = [DeviceKey("default", f"device-{n}") for n in range(50)]
-    async with Recorder(store, interval=0.01, capacity=20, clock=lambda: now) as recorder:
-        for turn in range(3):
-            for n, device in enumerate(devices):
-                recorder.contact(device, seen(turn * 60 + n))
-                if n % 10 == 9:
-                    await recorder.flush()
-            now += 31
-        assert recorder.counters.dropped == 0
-    last = {key: facts.last_seen for batch in store.merged for key, facts in batch.devices.items()}
-    assert last == {device: at(120 + n) for n, device in enumerate(devices)}
+
+    def written() -> dict[DeviceKey, DeviceFacts]:
+        return {key: facts for batch in store.merged for key, facts in batch.devices.items()}
+
+    async with Recorder(store, interval=0.01, capacity=2, clock=lambda: now) as recorder:
+        recorder.contact(DEVICE, seen(0))
+        await until(lambda: recorder.waiting == 0)
+        recorder.contact(DEVICE, seen(1))
+        assert recorder.waiting == 1
+        recorder.contact(DeviceKey("default", "device-2"), seen(2))
+        await until(lambda: len(written()) == 2)
+        recorder.contact(DeviceKey("default", "device-3"), seen(2))
+        await until(lambda: written()[DEVICE].last_seen == at(1))
+    assert recorder.counters.dropped == 0
 
 
 async def test_postgresql_stopped_and_started(own_postgres: Postgres) -> None:

@@ -22,6 +22,7 @@ from otaflux_policy.contract import (
 )
 from otaflux_policy.counts import (
     CODES,
+    KEPT_CODES,
     OTHER,
     RingCounts,
     RolloutCounts,
@@ -380,6 +381,21 @@ def test_codes_are_bounded_and_the_most_frequent_are_shown() -> None:
     frequent = {f"E{number:02}": 2 for number in range(8, CODES + 4)}
     assert codes == frequent | {"E00": 1, "E01": 1, "E02": 1, "E03": 1, OTHER: 5}
     assert sum(codes.values()) == tally.ring("canary").failed
+
+
+def test_however_many_codes_devices_make_up_a_sum_keeps_few() -> None:
+    tally, many = Tally(), 3 * KEPT_CODES
+    for number in range(many):
+        tally.add(shared(S.FAILED, code=f"E{number}"))
+    assert len(tally._codes["canary"]) <= KEPT_CODES + 1
+    assert sum(tally.ring("canary").codes.values()) == many
+    for number in reversed(range(KEPT_CODES)):
+        tally.remove(shared(S.FAILED, code=f"E{number}"))
+        tally.add(shared(S.FAILED, code="boot"))
+        tally.remove(shared(S.FAILED, code="boot"))
+    for number in range(KEPT_CODES, many):
+        tally.remove(shared(S.FAILED, code=f"E{number}"))
+    assert tally.ring("canary").codes == {}
 
 
 def test_counts_say_of_what_they_are() -> None:

@@ -14,7 +14,7 @@ from otaflux_policy.facts import Facts, FirstOffer, ReportedFailure
 from otaflux_server.breakers import Breakers
 from otaflux_server.counting import Counting
 from otaflux_server.devices import DeviceRecord
-from otaflux_server.evidence.databases import StoreUnavailable
+from otaflux_server.evidence.databases import FactsRefused, StoreUnavailable
 from otaflux_server.policies import PolicyStore
 from tests.server.fleets import NAMESPACE, policy, release, until
 from tests.server.test_counting import SCAN, SPANS, Clock, at, device, publish, settle, stepwise
@@ -35,6 +35,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.lost = False
+        self.refused = ""
         self.trips: dict[tuple[str, str, int], Trip] = {}
         self.tried = 0
 
@@ -42,6 +43,8 @@ class Kept:
         self.tried += 1
         if self.lost:
             raise StoreUnavailable("the database is lost")
+        if rollout == self.refused:
+            raise FactsRefused("never")
         return self.trips.setdefault((namespace, rollout, trip.run), trip)
 
 
@@ -212,6 +215,19 @@ class TestTheStore:
             await until(lambda: not fleet.counting.breakers.unwritten)
         assert kept.trips == {(NAMESPACE, "thermostat", 1): fleet.trip}
 
+    async def test_one_that_cannot_be_written_holds_up_no_others(self) -> None:
+        kept = Kept()
+        breakers = Breakers(kept)
+        trip = Trip(run=1, ring="r", failed=1, updated=0, at=at(0))
+        kept.refused = "refused"
+        breakers.open(NAMESPACE, "refused", trip)
+        breakers.open(NAMESPACE, "kept", trip)
+        assert not await breakers.write()
+        assert list(kept.trips) == [(NAMESPACE, "kept", 1)]
+        assert breakers.unwritten == 1
+        kept.refused = ""
+        assert await breakers.write()
+
     async def test_the_first_trip_of_the_run_is_that_of_all_replicas(self) -> None:
         kept = Kept()
         first = Trip(run=1, ring="canary", failed=9, updated=0, at=at(Clock().now - 1))
@@ -252,6 +268,17 @@ class TestTheStore:
         assert fleet.trip is None
         publish(policies, guarded(sequence=1, run=2))
         assert fleet.trip == trip
+
+    def test_one_of_the_next_run_does_not_close_this_ones(self) -> None:
+        """Another server may have the next policy, and count by it, before this one."""
+        fleet = Fleet(policies_with(guarded()))
+        this, following = (
+            Trip(run=run, ring="canary", failed=3, updated=0, at=at(fleet.clock.now))
+            for run in (1, 2)
+        )
+        fleet.counting.tripped_elsewhere(NAMESPACE, "thermostat", this)
+        fleet.counting.tripped_elsewhere(NAMESPACE, "thermostat", following)
+        assert fleet.trip == this
 
     def test_one_of_an_old_run_does_not(self) -> None:
         fleet = Fleet(policies_with(guarded(run=5)))

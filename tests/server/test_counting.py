@@ -4,7 +4,9 @@ import asyncio
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -452,6 +454,30 @@ class TestChangesOfPolicies:
         counts = counting.counts(NAMESPACE, "thermostat")
         assert counts is not None
         assert counts.revision == after.revision
+
+    async def test_a_fault_with_one_device_keeps_nobody_else(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        weigh = Counting.weigh
+
+        def fails(self: Counting, record: DeviceRecord, *args: Any) -> Any:
+            if record.device.id == "odd":
+                raise RuntimeError("a fault of ours")
+            return weigh(self, record, *args)
+
+        clock, told = Clock(), list[bool]()
+        policies = store(policy())
+        async with known(policies, clock=clock) as counting:
+            for name in ("a", "odd", "b"):
+                counting.changed(device(name, clock))
+            counting.loaded()
+            assert members(counting) == 3
+            policies.subscribe(lambda: told.append(True))
+            monkeypatch.setattr(Counting, "weigh", fails)
+            publish(policies, policy(sequence=1))
+            assert told
+            await until(lambda: counting.settled)
+            assert members(counting) == 2
 
     def test_a_rollout_that_is_gone_has_no_counts(self) -> None:
         policies = store(policy())

@@ -19,6 +19,7 @@ import pytest
 from otaflux_policy.attempts import AttemptState
 from otaflux_policy.contract import Ring
 from otaflux_policy.facts import Facts
+from otaflux_server.devices import Devices
 from otaflux_server.evidence.databases import StoreUnavailable
 from otaflux_server.evidence.records import AttemptKey
 from otaflux_server.evidence.stores import Store
@@ -262,6 +263,50 @@ def test_a_device_that_left_memory_is_read_again(tmp_path: Path) -> None:
         assert served.reason("a", OLD) == "PreviouslyFailed"
         served.get("/version?device=new")
         assert served.reason("f", OLD) == "Offered"
+
+
+def test_what_a_device_says_when_it_is_back_counts_over_what_it_said_before(
+    tmp_path: Path,
+) -> None:
+    never = {"batch_seconds": 3600}
+    with serving(settings(tmp_path, max_devices=1, evidence=never)) as served:
+        served.offer("1.4.0", CONTENT)
+        assert served.reason("a", OLD) == "Offered"
+        served.report("a", "1.4.0", "Failed", code="X")
+        served.get("/version?device=b")
+        served.report("a", "1.4.0", "Updated")
+        assert served.state("a") is AttemptState.UPDATED
+        assert served.reason("b", OLD) == "Offered"
+        assert served.reason("a", "&version=1.4.0") == "UpToDate"
+        assert served.reason("b", "&version=2.0.0") == "DowngradeForbidden"
+        assert served.reason("a") == "UpToDate"
+        assert served.record("a").device.version is None
+
+
+def test_a_download_outlasts_that_its_device_left_memory_meanwhile(tmp_path: Path) -> None:
+    large = firmware("1.4.0", 32 << 20)
+    with serving(settings(tmp_path, max_devices=1)) as served:
+        served.offer("1.4.0", large)
+        served.get("/version?device=a")
+        with served.connect() as connection:
+            connection.sendall(b"GET /firmware?device=a HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(1000)
+            served.get("/version?device=b")
+            served.wait(lambda: not served.server.fleet._left)
+            assert served.reason("a") == "Offered"
+            while connection.recv(1 << 20):
+                pass
+        served.wait(lambda: len(served.server.fleet.deliveries) == 0)
+        assert served.state("a") is AttemptState.DOWNLOADED
+
+
+def test_a_device_that_other_servers_tell_of_is_read_where_it_had_left_memory() -> None:
+    devices = Devices(1)
+    assert not devices.seen(NAMESPACE, "a", "native", 1.0).unread
+    devices.forget(devices.seen(NAMESPACE, "b", "native", 2.0))
+    back = devices.take_up(NAMESPACE, "a", 3.0)
+    assert back is not None
+    assert back.unread
 
 
 def test_where_it_cannot_be_read_it_is_held(

@@ -4,27 +4,36 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from otaflux_policy.attempts import AttemptRef, AttemptState
+from otaflux_policy.canonical import dumps
 from otaflux_policy.contract import ReleaseRun, Ring, State
 from otaflux_policy.facts import Facts
-from otaflux_server.evidence.records import AttemptKey, DeviceFacts, DeviceKey
+from otaflux_server.evidence.records import (
+    AttemptKey,
+    DeviceFacts,
+    DeviceKey,
+    RunKey,
+    StoredAttempt,
+)
 from otaflux_server.evidence.stores import Store
 from tests.server.fleets import (
     NAMESPACE,
     Served,
     firmware,
+    policy,
     release,
     serving,
     settings,
 )
 
 CONTENT = firmware("1.4.0", 40_000)
+TARGET = release("1.4.0", CONTENT)
 OLD, NEW = "&version=1.3.2", "&version=1.4.0"
 CLOSED = (Ring(name="all"),)
 QUICK = {"poll_gap_seconds": 0, "request_within_seconds": 1}
@@ -329,17 +338,20 @@ def test_mere_polls_are_written_at_most_so_often(tmp_path: Path) -> None:
         assert served.call(lambda: recorder.counters.written) <= 2
 
 
+def follow(served: Served, clock: Callable[[], float]) -> None:
+    """Has the server tell the time by this clock."""
+    server = served.server
+    server.fleet._clock = server.decisions._clock = clock
+    server._learning._clock = server.fleet._offers._clock = clock
+
+
 def test_an_offer_ends_when_its_window_closes(served: Served) -> None:
     """Without a word from the device, and in time for its next one."""
     window = {"schedule": "0 2 * * *", "duration": 3600}
     server = served.server
     now = datetime(2026, 3, 1, 2, 30, tzinfo=UTC).timestamp()
 
-    def clock() -> float:
-        return now
-
-    server.fleet._clock = server.decisions._clock = clock
-    server._learning._clock = server.fleet._offers._clock = clock
+    follow(served, lambda: now)
     served.publish(sequence=1, target=release("1.4.0", CONTENT), windows=[window])
     assert served.reason("a", OLD) == "Offered"
     assert served.reason("b", OLD) == "Offered"
@@ -355,6 +367,84 @@ def test_an_offer_ends_when_its_window_closes(served: Served) -> None:
     now += 3600
     served.call(server.fleet.rules_changed)
     served.wait(lambda: not server.fleet._learning.offered)
+
+
+def test_a_clock_that_goes_back_keeps_no_device_waiting(served: Served) -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+    follow(served, lambda: now)
+    assert served.reason("a") == "Offered"
+    served.publish(sequence=1, target=TARGET, state=State.PAUSED)
+    assert served.reason("a") == "Paused"
+    now -= 86400
+    served.publish(sequence=2, target=TARGET)
+    assert served.reason("a") == "Offered"
+    assert served.state("a") is AttemptState.OFFERED
+    assert served.record("a").contact_due <= now + 60
+
+    now += 2 * 86400 + 1
+    assert served.reason("a") == "Offered"
+    served.get("/version?device=a")
+    now -= 3600
+    assert served.reason("a") == "Offered"
+    now += 3602
+    assert served.reason("a") == "Offered"
+    assert served.get("/firmware?device=a").body == CONTENT
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_a_device_runs_is_what_it_ran_last_in_whatever_order_that_is_read(
+    served: Served, backwards: bool
+) -> None:
+    before, now = release("1.3.2"), time.time() - 1000
+    gone = ReleaseRun(version="1.4.0", digest=TARGET.digest, run=1)
+    served.publish(
+        sequence=1,
+        run=2,
+        target=TARGET,
+        stable=before,
+        rolling_back=True,
+        rollback_from=(gone,),
+    )
+    served.get("/version?device=a")
+    read = [
+        (AttemptRef(1, TARGET.digest), datetime.fromtimestamp(now, UTC)),
+        (AttemptRef(2, before.digest), datetime.fromtimestamp(now + 100, UTC)),
+    ]
+
+    def tell() -> None:
+        record, learning = served.record("a"), served.server._learning
+        for ref, at in reversed(read) if backwards else read:
+            learning.told(record, "thermostat", ref, Facts(target_first=at, target_last=at))
+
+    served.call(tell)
+    assert served.record("a").device.digest == before.digest
+
+
+def test_a_run_that_was_left_out_again_while_it_was_read_is_read_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy that looks back at it may be replaced in the middle of that, and come back."""
+    server = served.server
+    run = RunKey(NAMESPACE, "thermostat", 1)
+    gone = ReleaseRun(version="1.4.0", digest=TARGET.digest, run=1)
+    known = StoredAttempt(AttemptKey(*run, TARGET.digest, "z"), Facts(last_poll=server._started_at))
+    back = policy(sequence=1, run=3, target=release("1.5.0"), rollback_from=(gone,))
+    asked: list[RunKey] = []
+
+    async def attempts(self: Store, run: RunKey, *, page: int) -> AsyncIterator[StoredAttempt]:
+        asked.append(run)
+        if len(asked) == 1:
+            later = policy(sequence=2, run=4, target=release("1.5.0"))
+            server.policies.apply_policy(NAMESPACE, "thermostat", dumps(later))
+        yield known
+
+    monkeypatch.setattr(Store, "attempts", attempts)
+    served.call(lambda: server._learning.left_out.update({run: None}))
+    served.apply(back)
+    served.wait(lambda: len(asked) == 1)
+    served.apply(policy(sequence=3, run=5, target=release("1.5.0"), rollback_from=(gone,)))
+    served.wait(lambda: len(asked) == 2)
+    served.wait(lambda: AttemptRef(1, TARGET.digest) in served.record("z").attempts["thermostat"])
 
 
 def test_facts_of_a_past_run_are_read_when_a_policy_looks_back_at_it(tmp_path: Path) -> None:

@@ -93,6 +93,20 @@ async def test_devices_unseen_for_long_are_gone(database: str) -> None:
         assert fleet.members() == 1
 
 
+async def test_a_clock_that_jumps_ahead_removes_nothing_at_once(sqlite_database: str) -> None:
+    async with Store(sqlite_database) as store:
+        devices, now = Devices(9), NOW.timestamp()
+        retention = Retention(
+            store, current(), devices, lambda _: None, clock=lambda: now, monotonic=lambda: 5.0
+        )
+        assert devices.take_up(NAMESPACE, "a", now) is not None
+        now += 20 * 365 * 86400
+        await retention.prune()
+        assert len(devices) == 1
+        await retention.prune()
+        assert len(devices) == 0
+
+
 async def test_runs_that_ended_long_ago_are_gone(database: str) -> None:
     async with Store(database) as store:
         fleet = Fleet(store, current())

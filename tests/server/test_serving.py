@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from otaflux_policy.canonical import dumps
+from otaflux_server.fleet import Asking, Fleet
 from otaflux_server.policies import PolicyStore
 from otaflux_server.serving import DataDirInUse, UpdateServer
 from otaflux_server.settings import Settings, address
@@ -199,6 +200,29 @@ async def test_a_source_that_fails_is_said_and_started_again(tmp_path: Path) -> 
         source.failure = None
         await until(lambda: not server.policies.disconnection)
         assert server.policies.policies() == []
+
+
+async def test_what_runs_in_the_background_is_started_again_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[bool] = []
+    next_window = Fleet._next_window
+
+    def fails_once(fleet: Fleet) -> float:
+        if not failed:
+            failed.append(True)
+            raise RuntimeError("a fault of ours")
+        return next_window(fleet)
+
+    monkeypatch.setattr(Fleet, "_next_window", fails_once)
+    async with offering(tmp_path) as server:
+        record = server.fleet.observe("native", Asking(NAMESPACE, "a"))
+        server.fleet.decide(record)
+        await server.fleet.claim(record, pins=False)
+        assert server._learning.offered
+        assert failed
+        server.policies.remove_policy(NAMESPACE, "thermostat")
+        await until(lambda: not server._learning.offered)
 
 
 @pytest.mark.parametrize(

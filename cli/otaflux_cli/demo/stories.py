@@ -116,13 +116,25 @@ async def _bad(backdrop: Backdrop, stage: Stage, client: httpx.AsyncClient) -> N
 
 
 async def _find_members(backdrop: Backdrop, stage: Stage, client: httpx.AsyncClient) -> None:
+    """Who is in which ring, once the server knows the group of the canaries too."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CEILING):
+            while True:
+                stage.scene.members = await _members(backdrop, client)
+                if set(stage.scene.members["canary"]) == set(CANARIES):
+                    return
+                await asyncio.sleep(_LOOK)
+    raise DemoFailed("the server does not put the canaries of the DeviceGroup into their ring")
+
+
+async def _members(backdrop: Backdrop, client: httpx.AsyncClient) -> dict[str, list[str]]:
     members: dict[str, list[str]] = {ring: [] for ring in RINGS}
     for device in DEVICES:
         ring = await ring_of(client, backdrop.internal_url, device)
         if ring is None:
             raise DemoFailed(f"the server knows no ring for {device}")
         members[ring].append(device)
-    stage.scene.members = members
+    return members
 
 
 def _why(status: Mapping[str, Any]) -> str:

@@ -123,13 +123,16 @@ async def _serve(manifests: Path, data: Path, layout: Path, settings: "Settings"
     from otaflux_cli.standalone.running import AlreadyRunning, standalone
     from otaflux_server.logs import configure
     from otaflux_server.serving import DataDirInUse
+    from otaflux_server.slices import seldom_collect
 
     configure(settings)
+    seldom_collect()
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
         async with standalone(manifests, data, settings, layout=layout) as running:
+            seldom_collect()
             remark(
                 f"Devices    {running.device_url}/version?device=ID\n"
                 f"Internal   {running.internal_url}/internal/v1/rollouts\n"

@@ -138,9 +138,8 @@ def _vacuum(source: Path, file: Path) -> None:
 def _checked(file: Path, part: Path) -> None:
     """Copies the file to `part` if it is a copy that can be used."""
     part.unlink(missing_ok=True)
-    with file.open("rb") as copy:
-        if copy.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
-            raise NoCopy(f"{file} is no SQLite database: name a file that a backup wrote")
+    if not _of_sqlite(file):
+        raise NoCopy(f"{file} is no SQLite database: name a file that a backup wrote")
     try:
         with contextlib.closing(_connect(file)) as connection:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()
@@ -172,7 +171,8 @@ def _unused(target: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise DatabaseInUse(_in_use(target)) from None
-        if target.exists():
+        # Of a file that is none of its own SQLite would delete the WAL.
+        if target.exists() and _of_sqlite(target):
             connection = stack.enter_context(contextlib.closing(_connect(target, busy=0)))
             try:
                 # Leaving WAL needs that nobody else has the file open.
@@ -222,6 +222,11 @@ def _replace(target: Path, part: Path) -> Path | None:
     part.replace(target)
     _sync(target.parent)
     return aside
+
+
+def _of_sqlite(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
 
 
 def _connect(file: Path, *, busy: float = _BUSY_SECONDS) -> sqlite3.Connection:

@@ -1,17 +1,29 @@
 """Claims: first offers, written through within the ring's limit."""
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, select, text, tuple_, update
+from sqlalchemy import (
+    Select,
+    Text,
+    bindparam,
+    func,
+    select,
+    text,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from otaflux_policy.attempts import IN_FLIGHT, AttemptState
 from otaflux_policy.facts import Facts, FirstOffer
 from otaflux_server.evidence.merging import Dialect, merging
-from otaflux_server.evidence.reading import read_attempts
+from otaflux_server.evidence.reading import one_by_one, read_attempts
 from otaflux_server.evidence.records import (
     AttemptKey,
     DeviceFacts,
@@ -25,6 +37,7 @@ from otaflux_server.evidence.rows import (
     device_row,
     key_parameters,
     slot_of,
+    storable,
 )
 from otaflux_server.evidence.schema import OPEN_SLOTS, attempts
 from otaflux_server.evidence.ticks import this_tick
@@ -102,9 +115,15 @@ async def claim_all(
     if pins:
         await _pin(connection, dialect, pins, tick)
     if granted:
-        await _write(connection, dialect, [granted[key] for key in sorted(granted)], tick)
-        # A replica may have told more between our reading and our writing.
-        known |= await _known(connection, list(granted))
+        written = [granted[key] for key in sorted(granted)]
+        await _write(connection, dialect, written, tick)
+        if dialect == "postgresql":
+            # A replica may have told more between our reading and our writing.
+            known |= await _known(connection, list(granted))
+        else:
+            known |= {
+                offer.key: known.get(offer.key, Facts()).join(_facts(offer)) for offer in written
+            }
     await _conclude(connection, [read for read in concluded if read[0] not in granted])
     return [
         Claimed(claim, known.get(offer.key, Facts()))
@@ -128,18 +147,31 @@ async def _known(
     connection: AsyncConnection, keys: Sequence[AttemptKey]
 ) -> dict[AttemptKey, Facts]:
     """What is stored of these attempts of one run (and perhaps of others)."""
+    devices_of: dict[str, list[str]] = {}
+    for key in keys:
+        devices_of.setdefault(key.digest, []).append(key.device)
     known: dict[AttemptKey, Facts] = {}
-    for start in range(0, len(keys), _PAGE):
-        some = keys[start : start + _PAGE]
-        query = select(attempts).where(
-            *(attempts.c[name] == getattr(some[0], name) for name in RunKey._fields),
-            attempts.c.digest.in_({key.digest for key in some}),
-            attempts.c.device.in_({key.device for key in some}),
+    for digest, ids in devices_of.items():
+        of_run = select(attempts).where(
+            *(attempts.c[name] == getattr(keys[0], name) for name in RunKey._fields),
+            attempts.c.digest == digest,
         )
+        query = _of_devices(connection, of_run, ids)
         known |= {
             attempt.key: attempt.facts for attempt, _ in await read_attempts(connection, query)
         }
     return known
+
+
+def _of_devices(connection: AsyncConnection, query: Select[Any], devices: list[str]) -> Select[Any]:
+    """One parameter however many devices there are: the statement stays the same."""
+    if connection.dialect.name == "postgresql":
+        named = bindparam("devices", devices, type_=postgresql.ARRAY(Text()))
+        asked = func.unnest(named).table_valued("device", name="asked").render_derived()
+        found = one_by_one(query.where(attempts.c.device == asked.c.device))
+        return select(found).select_from(asked.join(found, true()))
+    each = func.json_each(json.dumps(devices)).table_valued("value")
+    return query.where(attempts.c.device.in_(select(each.c.value)))
 
 
 async def _pin(
@@ -149,27 +181,19 @@ async def _pin(
         device_row(key, DeviceFacts(first_seen=pin.at, last_seen=pin.at, pin=pin), tick)
         for key, pin in sorted(pins.items())
     ]
-    await connection.execute(merging(dialect).devices, rows)
+    await merging(dialect).devices.run(connection, rows)
 
 
 async def _write(
     connection: AsyncConnection, dialect: Dialect, offers: list[Offer], tick: int
 ) -> None:
-    rows = [
-        attempt_row(
-            offer.key,
-            Facts(first_offer=FirstOffer(offer.at, offer.ring), last_offer=offer.at),
-            tick,
-        )
-        for offer in offers
-    ]
-    await connection.execute(merging(dialect).attempts, rows)
+    rows = [attempt_row(offer.key, _facts(offer), tick) for offer in offers]
     # A device that was in another ring before takes a slot of this one now.
-    await _set(
-        connection,
-        [offer.key for offer in offers],
-        {"slot": slot_of(offers[0].key, offers[0].ring), "concluded": False},
-    )
+    await merging(dialect).claims.run(connection, rows)
+
+
+def _facts(offer: Offer) -> Facts:
+    return Facts(first_offer=FirstOffer(offer.at, storable(offer.ring)), last_offer=offer.at)
 
 
 async def _free(

@@ -4,12 +4,12 @@ from collections.abc import Collection, Iterable, Set
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select, tuple_
+from sqlalchemy import Select, bindparam, delete, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from otaflux_server.evidence.reading import read_trips
 from otaflux_server.evidence.records import AttemptKey, RunKey
-from otaflux_server.evidence.rows import microseconds
+from otaflux_server.evidence.rows import key_parameters, microseconds
 from otaflux_server.evidence.schema import attempts, devices, downloads, trips
 
 _TOGETHER = 500
@@ -70,10 +70,13 @@ async def _remove_devices(connection: AsyncConnection, query: Select[Any]) -> in
 async def _remove_attempts(connection: AsyncConnection, query: Select[Any]) -> int:
     columns = [attempts.c[name] for name in AttemptKey._fields]
     query = query.with_only_columns(*columns).order_by(*columns).with_for_update()
-    keys = [tuple(row) for row in await connection.execute(query)]
-    for some in _slices(keys):
+    keys = [AttemptKey(*row) for row in await connection.execute(query)]
+    if keys:
+        # One by one: without statistics PostgreSQL reads the whole run for each list of them.
+        rows = [key_parameters(key) for key in keys]
         for table in (downloads, attempts):
-            await _remove(connection, table, AttemptKey._fields, some)
+            same = (table.c[name] == bindparam(f"key_{name}") for name in AttemptKey._fields)
+            await connection.execute(delete(table).where(*same), rows)
     return len(keys)
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Select, and_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, literal_column, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from otaflux_server.evidence import ticks
 from otaflux_server.evidence.records import (
@@ -17,7 +18,13 @@ from otaflux_server.evidence.records import (
     StoredDevice,
     StoredTrip,
 )
-from otaflux_server.evidence.rows import DOWNLOAD, stored_attempts, stored_device, stored_trip
+from otaflux_server.evidence.rows import (
+    DOWNLOAD,
+    STORED_ATTEMPT,
+    stored_attempts,
+    stored_device,
+    stored_trip,
+)
 from otaflux_server.evidence.schema import attempts, devices, downloads, trips
 
 _AFTER = tuple[str | int, ...]
@@ -32,11 +39,26 @@ async def read_attempts(
     """
     chosen = query.subquery("chosen")
     same = and_(*(downloads.c[name] == chosen.c[name] for name in AttemptKey._fields))
-    complete = [downloads.c[name].label(f"download_{name}") for name in DOWNLOAD]
-    rows = await connection.execute(
-        select(chosen, *complete).select_from(chosen.outerjoin(downloads, same))
-    )
-    return stored_attempts([dict(row) for row in rows.mappings()])
+    columns = [chosen.c[name] for name in STORED_ATTEMPT]
+    complete: list[ColumnElement[Any]] = [
+        downloads.c[name].label(f"download_{name}") for name in DOWNLOAD
+    ]
+    if connection.dialect.name == "postgresql":
+        theirs = one_by_one(select(*complete).where(same))
+        joined = chosen.outerjoin(theirs, true())
+        complete = list(theirs.c)
+    else:
+        joined = chosen.outerjoin(downloads, same)
+    rows = await connection.execute(select(*columns, *complete).select_from(joined))
+    return stored_attempts(rows.all())
+
+
+def one_by_one(query: Select[Any]) -> LateralFromClause:
+    """The query for each row that it is joined to, by PostgreSQL.
+
+    Without statistics it would rather read a whole run for each of them; OFFSET keeps it from that.
+    """
+    return query.offset(literal_column("0")).lateral()
 
 
 async def read_changes(connection: AsyncConnection, mark: Mark, limit: int) -> Changes:
@@ -46,10 +68,10 @@ async def read_changes(connection: AsyncConnection, mark: Mark, limit: int) -> C
     after = mark.after
     if not mark.devices_read:
         query, place = _page(devices, DeviceKey._fields, mark.since, after, limit)
-        rows = [dict(row) for row in (await connection.execute(query)).mappings()]
+        rows = (await connection.execute(query)).all()
         found_devices = [stored_device(row) for row in rows]
         if len(rows) == limit:
-            place_after = tuple(rows[-1][name] for name in place)
+            place_after = tuple(rows[-1]._mapping[name] for name in place)
             more = Mark(mark.since, begun, after=place_after)
             return Changes([], found_devices, [], more, complete=False)
         after = None

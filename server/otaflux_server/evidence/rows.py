@@ -1,6 +1,6 @@
 """Facts as rows and back. Times become whole microseconds since 1970 UTC."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +23,8 @@ from otaflux_server.evidence.records import (
 )
 
 Row = dict[str, Any]
+Values = tuple[Any, ...]
+"""A row as its values alone, in the order of its columns: cheap for many rows."""
 
 TEXT_LIMIT = 256
 """Characters kept of what a device says: a failure's code, its version, its model."""
@@ -30,9 +32,10 @@ TEXT_LIMIT = 256
 DOWNLOAD = ("started", "completed", "first_poll", "last_poll")
 """Columns of `schema.downloads` beside the key of its attempt."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_TIMES = (
+ATTEMPT = (
+    *AttemptKey._fields,
+    "first_offer",
+    "first_offer_ring",
     "last_offer",
     "offer_ended",
     "first_byte",
@@ -43,8 +46,39 @@ _TIMES = (
     "target_last",
     "other_first",
     "other_last",
+    "failure",
+    "failure_code",
     "last_poll",
+    "downloaded",
+    "slot",
+    "changed",
 )
+"""Columns of `attempt_row`."""
+
+STORED_ATTEMPT = tuple(name for name in ATTEMPT if name not in ("downloaded", "slot"))
+"""Columns of `schema.attempts` that `stored_attempts` reads, followed by those of `DOWNLOAD`."""
+
+DEVICE = (
+    *DeviceKey._fields,
+    "first_seen",
+    "last_seen",
+    "first_poll",
+    "last_poll",
+    "said",
+    "model",
+    "version",
+    "reported_first",
+    "running_since",
+    "running",
+    "pinned",
+    "pin_digest",
+    "pin_until",
+    "changed",
+)
+"""Columns of `device_row` and `stored_device`: all of `schema.devices`."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def microseconds(at: datetime | None) -> int | None:
@@ -65,56 +99,66 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def attempt_row(key: AttemptKey, facts: Facts, tick: int) -> Row:
-    """The row of `schema.attempts`; `tick` names the transaction that writes it."""
+def attempt_row(key: AttemptKey, facts: Facts, tick: int) -> Values:
+    """The row `ATTEMPT`; `tick` names the transaction that writes it."""
     offer, failure = facts.first_offer, facts.failure
-    return {
-        **key._asdict(),
-        **{name: microseconds(getattr(facts, name)) for name in _TIMES},
-        "first_offer": microseconds(offer.at) if offer else None,
-        "first_offer_ring": storable(offer.ring) if offer else None,
-        "failure": microseconds(failure.at) if failure else None,
-        "failure_code": storable(failure.code) if failure else None,
-        "downloaded": microseconds(max((d.completed for d in facts.downloads), default=None)),
-        "slot": slot_of(key, offer.ring) if offer else None,
-        "changed": tick,
-    }
+    return (
+        *key,
+        microseconds(offer.at) if offer else None,
+        storable(offer.ring) if offer else None,
+        microseconds(facts.last_offer),
+        microseconds(facts.offer_ended),
+        microseconds(facts.first_byte),
+        microseconds(facts.last_request),
+        microseconds(facts.install_reported),
+        microseconds(facts.restart_seen),
+        microseconds(facts.target_first),
+        microseconds(facts.target_last),
+        microseconds(facts.other_first),
+        microseconds(facts.other_last),
+        microseconds(failure.at) if failure else None,
+        storable(failure.code) if failure else None,
+        microseconds(facts.last_poll),
+        microseconds(max((d.completed for d in facts.downloads), default=None)),
+        slot_of(key, offer.ring) if offer else None,
+        tick,
+    )
 
 
-def download_rows(key: AttemptKey, facts: Facts) -> list[Row]:
-    """The rows of `schema.downloads`."""
+def download_rows(key: AttemptKey, facts: Facts) -> list[Values]:
+    """The rows of `schema.downloads`: key and `DOWNLOAD`."""
     return [
-        {
-            **key._asdict(),
-            "started": microseconds(download.started),
-            "completed": microseconds(download.completed),
-            "first_poll": microseconds(download.first_poll),
-            "last_poll": microseconds(download.last_poll),
-        }
+        (
+            *key,
+            microseconds(download.started),
+            microseconds(download.completed),
+            microseconds(download.first_poll),
+            microseconds(download.last_poll),
+        )
         for download in facts.downloads
     ]
 
 
-def device_row(key: DeviceKey, facts: DeviceFacts, tick: int) -> Row:
-    """The row of `schema.devices`; `tick` names the transaction that writes it."""
+def device_row(key: DeviceKey, facts: DeviceFacts, tick: int) -> Values:
+    """The row `DEVICE`; `tick` names the transaction that writes it."""
     said, running, pin = facts.said, facts.running, facts.pin
-    return {
-        **key._asdict(),
-        "first_seen": microseconds(facts.first_seen),
-        "last_seen": microseconds(facts.last_seen),
-        "first_poll": microseconds(facts.first_poll),
-        "last_poll": microseconds(facts.last_poll),
-        "said": microseconds(said.at) if said else None,
-        "model": storable(said.model) if said else None,
-        "version": storable(said.version) if said else None,
-        "reported_first": microseconds(facts.reported_first),
-        "running_since": microseconds(running.at) if running else None,
-        "running": storable(running.digest) if running else None,
-        "pinned": microseconds(pin.at) if pin else None,
-        "pin_digest": storable(pin.digest) if pin else None,
-        "pin_until": microseconds(pin.until) if pin else None,
-        "changed": tick,
-    }
+    return (
+        *key,
+        microseconds(facts.first_seen),
+        microseconds(facts.last_seen),
+        microseconds(facts.first_poll),
+        microseconds(facts.last_poll),
+        microseconds(said.at) if said else None,
+        storable(said.model) if said else None,
+        storable(said.version) if said else None,
+        microseconds(facts.reported_first),
+        microseconds(running.at) if running else None,
+        storable(running.digest) if running else None,
+        microseconds(pin.at) if pin else None,
+        storable(pin.digest) if pin else None,
+        microseconds(pin.until) if pin else None,
+        tick,
+    )
 
 
 def trip_row(namespace: str, rollout: str, trip: Trip) -> Row:
@@ -140,25 +184,22 @@ def key_parameters(key: AttemptKey) -> Row:
     return {f"key_{name}": value for name, value in key._asdict().items()}
 
 
-def stored_attempts(rows: Iterable[Mapping[str, Any]]) -> list[tuple[StoredAttempt, int]]:
+def stored_attempts(rows: Iterable[Sequence[Any]]) -> list[tuple[StoredAttempt, int]]:
     """The attempts of these rows, each with what changed it last (`changed`).
 
-    A row is one of `attempts` and, as `download_…`, one of its downloads or NULL.
+    A row is `STORED_ATTEMPT` and, as `DOWNLOAD`, one of its downloads or NULL.
     """
     facts: dict[AttemptKey, tuple[Facts, int]] = {}
     complete: dict[AttemptKey, list[Download]] = {}
+    width, keys = len(STORED_ATTEMPT), len(AttemptKey._fields)
     for row in rows:
-        key = AttemptKey(*(row[name] for name in AttemptKey._fields))
+        key = AttemptKey(*row[:keys])
         if key not in facts:
-            facts[key] = _facts(row), row["changed"]
-        if row["download_started"] is not None:
+            facts[key] = _facts(row[keys : width - 1]), row[width - 1]
+        started, completed, first_poll, last_poll = row[width:]
+        if started is not None:
             complete.setdefault(key, []).append(
-                Download(
-                    _at(row["download_started"]),
-                    _at(row["download_completed"]),
-                    moment(row["download_first_poll"]),
-                    moment(row["download_last_poll"]),
-                )
+                Download(_at(started), _at(completed), moment(first_poll), moment(last_poll))
             )
     for key, some in complete.items():
         known, changed = facts[key]
@@ -167,32 +208,72 @@ def stored_attempts(rows: Iterable[Mapping[str, Any]]) -> list[tuple[StoredAttem
     return [(StoredAttempt(key, known), changed) for key, (known, changed) in facts.items()]
 
 
-def _facts(row: Mapping[str, Any]) -> Facts:
-    offer, failure = row["first_offer"], row["failure"]
-    times: dict[str, Any] = {name: moment(row[name]) for name in _TIMES}
+def _facts(values: Sequence[Any]) -> Facts:
+    (
+        first_offer,
+        first_offer_ring,
+        last_offer,
+        offer_ended,
+        first_byte,
+        last_request,
+        install_reported,
+        restart_seen,
+        target_first,
+        target_last,
+        other_first,
+        other_last,
+        failure,
+        failure_code,
+        last_poll,
+    ) = values
     return Facts(
-        first_offer=None if offer is None else FirstOffer(_at(offer), row["first_offer_ring"]),
-        failure=None if failure is None else ReportedFailure(_at(failure), row["failure_code"]),
-        **times,
+        first_offer=None if first_offer is None else FirstOffer(_at(first_offer), first_offer_ring),
+        last_offer=moment(last_offer),
+        offer_ended=moment(offer_ended),
+        first_byte=moment(first_byte),
+        last_request=moment(last_request),
+        install_reported=moment(install_reported),
+        restart_seen=moment(restart_seen),
+        target_first=moment(target_first),
+        target_last=moment(target_last),
+        other_first=moment(other_first),
+        other_last=moment(other_last),
+        failure=None if failure is None else ReportedFailure(_at(failure), failure_code),
+        last_poll=moment(last_poll),
     )
 
 
-def stored_device(row: Mapping[str, Any]) -> StoredDevice:
-    """The device of a row."""
-    said, running, pinned = row["said"], row["running_since"], row["pinned"]
+def stored_device(row: Sequence[Any]) -> StoredDevice:
+    """The device of a row `DEVICE`."""
+    (
+        namespace,
+        device,
+        first_seen,
+        last_seen,
+        first_poll,
+        last_poll,
+        said,
+        model,
+        version,
+        reported_first,
+        running_since,
+        running,
+        pinned,
+        pin_digest,
+        pin_until,
+        _,
+    ) = row
     return StoredDevice(
-        DeviceKey(row["namespace"], row["device"]),
+        DeviceKey(namespace, device),
         DeviceFacts(
-            first_seen=_at(row["first_seen"]),
-            last_seen=_at(row["last_seen"]),
-            first_poll=moment(row["first_poll"]),
-            last_poll=moment(row["last_poll"]),
-            said=None if said is None else Said(_at(said), row["model"], row["version"]),
-            reported_first=moment(row["reported_first"]),
-            running=None if running is None else Running(_at(running), row["running"]),
-            pin=None
-            if pinned is None
-            else Pin(_at(pinned), row["pin_digest"], _at(row["pin_until"])),
+            first_seen=_at(first_seen),
+            last_seen=_at(last_seen),
+            first_poll=moment(first_poll),
+            last_poll=moment(last_poll),
+            said=None if said is None else Said(_at(said), model, version),
+            reported_first=moment(reported_first),
+            running=None if running_since is None else Running(_at(running_since), running),
+            pin=None if pinned is None else Pin(_at(pinned), pin_digest, _at(pin_until)),
         ),
     )
 

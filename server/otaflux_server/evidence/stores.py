@@ -110,12 +110,12 @@ class Store:
             tick = await this_tick(connection)
             if contacts:
                 rows = [device_row(key, known, tick) for key, known in contacts]
-                await connection.execute(statements.devices, rows)
+                await statements.devices.run(connection, rows)
             if facts:
                 rows = [attempt_row(key, known, tick) for key, known in facts]
-                await connection.execute(statements.attempts, rows)
+                await statements.attempts.run(connection, rows)
             if complete:
-                await connection.execute(statements.downloads, complete)
+                await statements.downloads.run(connection, complete)
                 keys = [key_parameters(key) for key, known in facts if known.downloads]
                 await connection.execute(statements.surplus_downloads, keys)
 
@@ -246,8 +246,8 @@ class Store:
             devices.c.namespace == key.namespace, devices.c.device == key.device
         )
         async with transaction(self._engine, writes=False) as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        return None if row is None else stored_device(dict(row)).facts
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else stored_device(row).facts
 
     async def devices(self, *, page: int = PAGE) -> AsyncIterator[StoredDevice]:
         """All devices in order of namespace and id, read page by page."""
@@ -269,8 +269,8 @@ class Store:
             query = query.where(tuple_(devices.c.namespace, devices.c.device) > tuple(after))
         query = query.order_by(devices.c.namespace, devices.c.device).limit(limit)
         async with transaction(self._engine, writes=False) as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        return [stored_device(dict(row)) for row in rows]
+            rows = (await connection.execute(query)).all()
+        return [stored_device(row) for row in rows]
 
     async def runs(self, limit: int = PAGE) -> list[StoredRun]:
         """Runs of which facts are stored, the longest unheard of first."""
@@ -289,8 +289,11 @@ class Store:
 
     async def newest_run(self, namespace: str, rollout: str) -> int:
         """The highest run of which facts are stored; 0 where there is none."""
-        query = select(func.max(attempts.c.run)).where(
-            attempts.c.namespace == namespace, attempts.c.rollout == rollout
+        query = (
+            select(attempts.c.run)
+            .where(attempts.c.namespace == namespace, attempts.c.rollout == rollout)
+            .order_by(attempts.c.run.desc())
+            .limit(1)
         )
         async with transaction(self._engine, writes=False) as connection:
             return (await connection.execute(query)).scalar_one_or_none() or 0
