@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -254,3 +255,50 @@ async def test_a_lost_status_is_rebuilt_and_promotes_nothing(
     assert status["stableRelease"]["version"] == "1.3.2"
     assert await offered(installation, MEMBERS[0]) == "1.4.0"
     assert await installation.version("hall-1") == OLD.answer
+
+
+async def otaflux(*arguments: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "otaflux_cli.main", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+async def test_a_restored_copy_promotes_nothing(
+    installation: Installation, push: Push, tmp_path: Path
+) -> None:
+    database = f"--database=sqlite:///{tmp_path}/server/evidence.db"
+    repository = await under_way(installation, push)
+    await installation.apply(manifest(repository, "1.4.0", state="Paused"))
+    await installation.phase("Paused")
+    for device in MEMBERS:
+        await post(installation, "report", device=device, release="1.4.0", state="Updated")
+        await offered(installation, device, "1.4.0")
+
+    async def written() -> int:
+        reply = await installation.http.get(f"{installation.internal_url}/readyz?verbose")
+        return int(reply.json()["detail"]["evidence"]["waiting"])
+
+    await eventually(written, lambda waiting: waiting == 0)
+    await otaflux("db", "backup", str(tmp_path / "copy.db"), database)
+    await installation.operator.stop()  # what it was told before is no copy, and counts
+    await installation.server.stop()
+    await otaflux("db", "restore", str(tmp_path / "copy.db"), database)
+    await installation.server.start()
+    await installation.server_ready()
+    await installation.operator.start()
+    await installation.apply(manifest(repository, "1.4.0", state="Active"))
+    status = await installation.reaches(
+        lambda status: status["phase"] == "Progressing" and status["rings"][0].get("devices") == 6
+    )
+    revision = status["policy"]["revision"]
+    await installation.reaches(lambda status: status["policy"].get("servedRevision") == revision)
+    for _ in range(20):  # several rounds of counts
+        status = (await installation.rollout())["status"]
+        assert [ring["phase"] for ring in status["rings"]] == ["Open", "Pending"]
+        await asyncio.sleep(0.2)
+    for device in MEMBERS:
+        await offered(installation, device, "1.4.0")
+    await installation.reaches(lambda status: status["rings"][0]["phase"] == "Complete")
