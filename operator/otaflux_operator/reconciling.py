@@ -76,7 +76,6 @@ class Rollouts:
                 version=published.version if published is not None else None,
             )
             metrics.POLICY_WRITES.labels(key.kind, "published").inc()
-            self._again(key, 0.0)  # what is published is part of what is looked at
         judging = Waiting.EVIDENCE in outcome.waiting
         self._answers.expect(key, _expectation(outcome), judging=judging)
         if outcome.wake_at is not None:

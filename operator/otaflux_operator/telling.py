@@ -69,27 +69,38 @@ def happenings(
 def notices(
     key: Key, uid: str, before: Iterable[Condition], after: Iterable[Condition], at: datetime
 ) -> list[Notice]:
-    """One notice per condition that turned and tells a person something, each reason once."""
+    """One notice per condition that turned and tells a person something, each reason once.
+
+    None for a reason that another condition gave before already.
+    """
     told: dict[str, Notice] = {}
     known = list(before)
+    given = {condition.reason for condition in known if _tells(condition)}
     for condition in transitions(known, after):
-        if condition.reason in _PASSING:
+        if not _tells(condition) or condition.reason in given:
             continue
         holds = condition.status is ConditionStatus.TRUE
         if holds and condition.type in _RECOVERING and not _was_told(known, condition.type):
-            continue
-        if condition.status is ConditionStatus.UNKNOWN:
-            continue
-        warning = condition.type in (_WARNS_WHEN_TRUE if holds else _WARNS_WHEN_FALSE)
-        if not holds and not warning:
             continue
         if condition.type is ConditionType.READY and condition.reason == Reason.COMPLETED:
             continue  # the condition Completed says it, perhaps in another write
         told.setdefault(
             condition.reason,
-            Notice(key, uid, condition.reason, condition.message, warning, at),
+            Notice(key, uid, condition.reason, condition.message, _warns(condition), at),
         )
     return list(told.values())
+
+
+def _tells(condition: Condition) -> bool:
+    """Whether it says something that a person may want to know."""
+    if condition.reason in _PASSING or condition.status is ConditionStatus.UNKNOWN:
+        return False
+    return condition.status is ConditionStatus.TRUE or _warns(condition)
+
+
+def _warns(condition: Condition) -> bool:
+    holds = condition.status is ConditionStatus.TRUE
+    return condition.type in (_WARNS_WHEN_TRUE if holds else _WARNS_WHEN_FALSE)
 
 
 def _was_told(known: Iterable[Condition], type_: ConditionType) -> bool:
@@ -103,10 +114,7 @@ Step = tuple[Reason, str, bool]
 
 def _steps(before: RolloutStatus, after: RolloutStatus) -> Iterator[Step]:
     release, rollback = after.release, after.rollback
-    begun = rollback is not None and (
-        before.rollback is None or _beginning(before.rollback) != _beginning(rollback)
-    )
-    if rollback is not None and begun:
+    if rollback is not None and (before.rollback is None or after.run != before.run):
         yield _rollback_started(after, rollback)
     elif release is not None and after.run != before.run and after.run:
         again = before.release is not None and before.release.digest == release.digest
@@ -128,7 +136,7 @@ def _ring_step(was: RingStatus, ring: RingStatus, version: str, another_run: boo
     turned = another_run or ring.phase is not was.phase
     share = f"{ring.updated} of {ring.devices} devices run it" if ring.devices else ""
     match ring.phase:
-        case RingPhase.OPEN if ring.opened_at != was.opened_at:
+        case RingPhase.OPEN if another_run or was.opened_at is None:
             return Reason.RING_OPENED, f"{version}: ring {ring.name} is open.", False
         case RingPhase.SOAKING if ring.satisfied_at != was.satisfied_at:
             return Reason.RING_SOAKING, f"{version}: ring {ring.name} succeeds and soaks.", False
@@ -141,10 +149,6 @@ def _ring_step(was: RingStatus, ring: RingStatus, version: str, another_run: boo
             how = f": {ring.failed} of {ring.devices} devices" if ring.devices else ""
             return Reason.RING_FAILED, f"{version}: ring {ring.name} failed{how}.", True
     return None
-
-
-def _beginning(rollback: RollbackStatus) -> tuple[object, ...]:
-    return rollback.cause, rollback.from_, rollback.to, rollback.started_at
 
 
 def _rollback_started(status: RolloutStatus, rollback: RollbackStatus) -> Step:
@@ -164,5 +168,5 @@ def _ended(rollback: RollbackStatus) -> str:
         return f"{text}; how many devices came back is not known."
     text += f": {rollback.restored or 0} of {rollback.devices} devices came back"
     if rollback.unconfirmed:
-        text += f", {rollback.unconfirmed} are unconfirmed"
+        text += f", {rollback.unconfirmed} unconfirmed"
     return f"{text}."

@@ -42,6 +42,15 @@ class Operator(World):
         self.answers: list[Answer] = []
         self.last: Look | None = None
 
+    @property
+    def observation(self) -> Observation:
+        return Observation(
+            resolution=self.resolution,
+            published=self.published,
+            mine=self.owner == self.manifest["metadata"]["uid"],
+            answer=self.answer,
+        )
+
     def passes(self, seconds: float) -> None:
         """Time passes; answers grow old."""
         self.now += timedelta(seconds=seconds)
@@ -99,13 +108,16 @@ class Operator(World):
         self.answer = Answer(self.server.answer(counted=counted), self.now)
         self.answers = [*self.answers[-9:], self.answer]
 
-    def settle(self) -> None:
-        """Looks and serves until nothing but time changes, and looks once more."""
-        for _ in range(20):
+    def settle(self, *, late: int = 0) -> None:
+        """Looks and serves until nothing but time changes, and looks once more.
+
+        The first `late` answers come from servers that have stored and counted nothing new yet.
+        """
+        for place in range(20):
             before = self.writes, self._told()
             self.look(waits=False)
-            self.serve()
-            if before == (self.writes, self._told()):
+            self.serve(stored=place >= late, counted=place >= late)
+            if place >= late and before == (self.writes, self._told()):
                 self.look()
                 if before == (self.writes, self._told()):
                     return

@@ -6,10 +6,11 @@ server's own log, not by those functions.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from otaflux_policy import versions
 from otaflux_policy.assessing import Assessment, Spans, assess, deciding, relevant, terms
@@ -31,9 +32,10 @@ from otaflux_policy.facts import Download, Facts, FirstOffer, ReportedFailure
 from otaflux_policy.groups import Groups
 from otaflux_policy.reasons import DecisionReason
 from otaflux_policy.served import ArtifactState, ServedArtifact, ServedRollout
-from otaflux_policy.windows import is_open
+from otaflux_policy.windows import Window
 
 PIN = timedelta(minutes=10)
+DOWNLOADS = 3
 NOBODY = Assessment()
 
 
@@ -63,12 +65,18 @@ class Log:
     good: datetime | None = None
     begun: datetime | None = None
     deed: datetime | None = None
-    downloads: int = 0
+    downloads: set[datetime] = field(default_factory=set)
 
     @property
     def has_failed(self) -> bool:
         """Whether it said that it failed, and nothing better at that time or later."""
         return self.failed is not None and (self.good is None or self.failed > self.good)
+
+    def timed_out(self, now: datetime, seconds: int) -> bool:
+        """Whether it began, never completed a download, and was silent for longer than it may."""
+        if self.begun is None or self.good is not None or self.downloads:
+            return False
+        return now >= max(self.begun, self.deed or self.begun) + timedelta(seconds=seconds)
 
 
 class Server:
@@ -176,7 +184,7 @@ class Server:
         self._join(known, ref, Facts(first_byte=now, last_request=now, downloads=done))
         log = self._log(name, ref)
         log.begun, log.deed = log.begun or now, max(now, log.deed or now)
-        log.downloads += whole
+        log.downloads |= {now} if whole else set()
         self._changed(name)
         return pinned
 
@@ -262,6 +270,9 @@ class Server:
         if self.restored_at is not None:
             heard = sum(known.seen >= self.restored_at for known in self.known.values())
             assert counts.total.succeeded <= heard, "a copy promotes"
+            for name, share in self._shares.items():
+                known = self.known[name]
+                assert known.seen >= self.restored_at or not share.succeeded, "a copy promotes"
         if not self.policy.rolling_back:
             placed = sum(isinstance(self._match(known), Match) for known in self.known.values())
             assert counts.total.members == placed, "members are not those that it has"
@@ -275,20 +286,9 @@ class Server:
         logs = [log for (_, known), log in self.log.items() if known == ref and log.ring in names]
         for ring in counts.rings:
             of_ring = [log for log in logs if log.ring == ring.name]
-            failed = sum(log.has_failed for log in of_ring)
+            now, timeout = self.clock(), self.policy.device_timeout
+            failed = sum(log.has_failed or log.timed_out(now, timeout) for log in of_ring)
             assert ring.failed_outcomes >= failed, "a failure is not counted"
-        rule_broken = [
-            ring.name
-            for ring in self.policy.rings
-            if ring.open
-            and ring.failure is not None
-            and _fails(counts.ring(ring.name), ring.failure.min_sample, ring.failure.max_percent)
-        ]
-        stable, target = self.policy.stable, self.policy.target
-        ended = self.policy.state is State.ABORTED or (
-            stable is not None and target is not None and stable.digest == target.digest
-        )
-        assert ended or not rule_broken or self.policy.run in self.trips, "the breaker stays shut"
 
     def _changed(self, name: str) -> None:
         if (before := self._shares.pop(name, None)) is not None:
@@ -299,7 +299,9 @@ class Server:
             self._tally.add(share)
         policy = self.policy
         if policy is not None and policy.run not in self.trips:
-            opened = trip(policy, self.counts(), self.clock())
+            counts = self.counts()
+            opened = trip(policy, counts, self.clock())
+            _check_breaker(policy, counts, opened)
             if opened is not None:
                 self.trips[policy.run] = opened
 
@@ -395,7 +397,7 @@ class Server:
         if decision.reason is DecisionReason.OFFERED:
             assert policy.run not in self.trips, "offered although the breaker is open"
             assert not policy.tripped, "offered although the breaker is open"
-            assert is_open(policy.windows, now), "offered outside of every window"
+            assert _is_open(policy.windows, now), "offered outside of every window"
         name = decision.ring or ""
         self._join(known, ref, Facts(first_offer=FirstOffer(now, name), last_offer=now))
         known.slots[ref] = name
@@ -423,10 +425,10 @@ class Server:
         log = self.log.get((device.id, ref), Log())
         if ref == deciding(policy):
             assert not log.has_failed, "offered what failed on the device"
-            timeout = timedelta(seconds=policy.device_timeout)
-            if log.begun is not None and log.good is None and not log.downloads:
-                last = max(log.begun, log.deed or log.begun)
-                assert self.clock() < last + timeout, "offered what timed out on the device"
+            timed_out = log.timed_out(self.clock(), policy.device_timeout)
+            assert not timed_out, "offered what timed out on the device"
+            over_and_over = len(log.downloads) >= DOWNLOADS and log.good is None
+            assert not over_and_over, "offered what was downloaded over and over"
         says = versions.compare(device.version, release.version)
         if reason is DecisionReason.UP_TO_DATE:
             was_good = log.good is not None or log.downloads or device.digest == release.digest
@@ -449,6 +451,8 @@ class Server:
             assert policy.stable is not None
             assert release.digest == policy.stable.digest, "offered neither target nor stable"
             assert says != 1, "taken below what it runs"
+            assert device.version is None or says is not None, "taken from what has no order"
+            assert _is_open(policy.windows, self.clock()), "stable outside of every window"
         if policy.downgrade is Downgrade.FORBID:
             assert says != 1, "a forbidden downgrade"
 
@@ -480,9 +484,56 @@ class Server:
         return self.log.setdefault((name, ref), Log())
 
 
+def _check_breaker(policy: Policy, counts: RolloutCounts, opened: Trip | None) -> None:
+    """It opens for the run that goes on where a rule is broken, and nowhere else."""
+    broken = [
+        ring.name
+        for ring in policy.rings
+        if ring.open
+        and ring.failure is not None
+        and _fails(counts.ring(ring.name), ring.failure.min_sample, ring.failure.max_percent)
+    ]
+    stable, target = policy.stable, policy.target
+    ended = (
+        target is None
+        or policy.rolling_back
+        or policy.state is State.ABORTED
+        or (stable is not None and stable.digest == target.digest)
+    )
+    if opened is None:
+        assert ended or not broken, "the breaker stays shut"
+    else:
+        assert not ended, "the breaker opens after the end"
+        assert opened.ring in broken, "the breaker opens for nothing"
+
+
 def _fails(counts: RingCounts, sample: int, percent: int) -> bool:
     outcomes = counts.failed_outcomes + counts.updated_outcomes
-    return outcomes >= sample and counts.failed_outcomes / max(1, outcomes) > percent / 100
+    return outcomes >= sample and counts.failed_outcomes * 100 > percent * outcomes
+
+
+def _is_open(windows: Iterable[Window], now: datetime) -> bool:
+    """By arithmetic of its own, for schedules at full hours: `0 * * * *`, `0 2 * * *`."""
+    windows = tuple(windows)
+    return not windows or any(
+        opened <= now < opened + timedelta(seconds=window.duration)
+        for window in windows
+        for opened in _openings(window, now)
+    )
+
+
+def _openings(window: Window, now: datetime) -> list[datetime]:
+    """Those of today and yesterday, as it is there."""
+    minute, hour, *rest = window.schedule.split()
+    assert (minute, rest) == ("0", ["*"] * 3)
+    here = now.astimezone(ZoneInfo(window.time_zone))
+    days = (here - timedelta(days=1), here, here + timedelta(days=1))
+    hours = range(24) if hour == "*" else (int(hour),)
+    return [
+        day.replace(hour=hour, minute=0, second=0, microsecond=0, fold=0).astimezone(UTC)
+        for day in days
+        for hour in hours
+    ]
 
 
 def _states(counts: RingCounts) -> int:

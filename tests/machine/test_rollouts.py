@@ -76,6 +76,7 @@ FIELDS = st.fixed_dictionaries(
                 {"minUpdatedPercent": 100, "minDevices": 1},
                 {"minUpdatedPercent": 50, "minDevices": 1},
                 {"minUpdatedPercent": 60, "minDevices": 2},
+                {"minUpdatedPercent": 50, "minDevices": 3},
                 AT_ONCE["success"],
             )
         ),
@@ -85,6 +86,8 @@ FIELDS = st.fixed_dictionaries(
                 {"maxPercent": 20, "minSample": 1, "action": "Rollback"},
                 {"maxPercent": 40, "minSample": 2, "action": "Rollback"},
                 {"maxPercent": 60, "minSample": 3, "action": "Pause"},
+                {"maxPercent": 50, "minSample": 2, "action": "Pause"},
+                {"maxPercent": 20, "minSample": 3, "action": "Pause"},
                 {"maxPercent": 100, "minSample": 1, "action": "Pause"},
                 {"maxPercent": 100, "minSample": 1, "action": "Rollback"},
             )
@@ -119,7 +122,7 @@ DEEDS = (
 COURSES = st.sampled_from(
     (*DEEDS, "fetches late", "is pruned", "is flashed by hand", "changes groups")
 )
-SPANS = st.sampled_from((30, 11 * MINUTE, HOUR))
+SPANS = st.sampled_from((30, 6 * MINUTE, 11 * MINUTE, HOUR))
 WINDOWS: tuple[list[dict[str, str]], ...] = (
     [],
     [],
@@ -134,19 +137,33 @@ class Rollouts(RuleBasedStateMachine):
     @initialize(
         rings=RINGS,
         canaries=st.sets(NAMES, max_size=3),
-        models=st.booleans(),
+        compatibility=st.sampled_from(
+            ({}, {}, {"models": ["thermostat"]}, {"minVersion": "1.0.0"})
+        ),
         stable=st.booleans(),
+        windows=st.sampled_from((*WINDOWS, [])),
+        timeout=st.sampled_from(("30m", "2h", "24h")),
+        downgrade=st.sampled_from(("Forbid", "Allow")),
     )
     def begins(
-        self, rings: list[dict[str, Any]], canaries: set[str], models: bool, stable: bool
+        self,
+        rings: list[dict[str, Any]],
+        canaries: set[str],
+        compatibility: dict[str, Any],
+        stable: bool,
+        windows: list[dict[str, str]],
+        timeout: str,
+        downgrade: str,
     ) -> None:
         self.witness = Witness()
         self.tokens = 0
-        compatibility = {"models": ["thermostat"]} if models else {}
         self.operator = Operator(
             self.witness.saw,
             rings=[{"name": "fleet", **AT_ONCE}] if stable else rings,
             compatibility=compatibility,
+            windows=windows,
+            deviceTimeout=timeout,
+            downgrade=downgrade,
             artifact={"repository": "registry.example.com/firmware/thermostat", "tag": "1.0.0"},
         )
         self.server = self.operator.server
@@ -246,6 +263,34 @@ class Rollouts(RuleBasedStateMachine):
     def days_go_well(self, seconds: int) -> None:
         self.goes_by("updates", set(), seconds, days=2)
 
+    @rule(
+        names=st.sets(NAMES, min_size=1, max_size=4),
+        replaced=st.sampled_from((True, True, False)),
+        after=st.sampled_from((0, 6 * MINUTE)),
+        seconds=SPANS,
+    )
+    def devices_relapse(self, names: set[str], replaced: bool, after: int, seconds: int) -> None:
+        """All goes well for a while, then some run another version, and recover.
+
+        `replaced`: others of the same name come instead, which is no failure.
+        """
+        self.goes_by("updates", set(), after, days=1)
+        good = {name: self.fleet[name].version for name in sorted(names)}
+        for name in good:
+            if replaced:
+                self.server.forget(name)
+            self.fleet[name].version = "0.9.0"
+            self.exchange(name)
+        self.settles()
+        self.operator.passes(seconds)
+        self.settles()
+        for name, version in good.items():
+            self.fleet[name].version = version
+            self.exchange(name)
+        self.settles()
+        self.operator.passes(seconds)
+        self.settles()
+
     def goes_by(self, course: str, names: set[str], seconds: int, days: int) -> None:
         """Everybody does what there is to do, and some do not as they should."""
         self.settles()
@@ -293,6 +338,69 @@ class Rollouts(RuleBasedStateMachine):
         self.operator.spec(approvals=[{"ring": ring, "release": tag} for ring in rings])
         self.operator.wants(tag)
         self.goes_by(course, names, seconds, days=1)
+
+    @rule(
+        tag=st.sampled_from(TAGS),
+        late=st.integers(1, 4),
+        age=st.sampled_from((0, 65)),
+        minutes=st.integers(0, 90),
+    )
+    def ships_while_servers_are_slow(self, tag: str, late: int, age: int, minutes: int) -> None:
+        """They store and count late, and what they say is old when it is heard."""
+        rings = [ring["name"] for ring in self.operator.manifest["spec"]["rings"]]
+        self.operator.passes(minutes * MINUTE)
+        self.operator.spec(approvals=[{"ring": ring, "release": tag} for ring in rings])
+        self.operator.wants(tag)
+        if not age:
+            self.operator.settle(late=late)
+            return
+        self.operator.look(waits=False)
+        self.operator.serve()
+        self.operator.passes(age)
+        self.operator.look()
+
+    @rule(
+        tag=st.sampled_from(TAGS),
+        state=st.sampled_from(("Paused", "Aborted")),
+        offered=st.sets(NAMES, max_size=3),
+        resumes=st.booleans(),
+    )
+    def is_stopped_in_flight(self, tag: str, state: str, offered: set[str], resumes: bool) -> None:
+        rings = [ring["name"] for ring in self.operator.manifest["spec"]["rings"]]
+        self.operator.spec(
+            state="Active", approvals=[{"ring": ring, "release": tag} for ring in rings]
+        )
+        self.operator.wants(tag)
+        self.settles()
+        for name in sorted(offered):
+            self.acts(name, "only polls")
+        self.operator.spec(state=state)
+        self.goes_by("only polls", offered, seconds=HOUR, days=1)
+        if resumes:
+            self.operator.spec(state="Active")
+            self.settles()
+
+    @rule(tag=st.sampled_from(TAGS), other=st.sampled_from(TAGS), seconds=SPANS)
+    def a_failed_release_comes_again(self, tag: str, other: str, seconds: int) -> None:
+        self.operator.spec(state="Active")
+        self.ships(tag, "fails", set(FLEET), seconds)
+        self.operator.spec(state="Aborted")
+        self.settles()
+        self.operator.spec(state="Active")
+        self.ships(other, "updates", set(), seconds)
+        self.ships(tag, "updates", set(), seconds)
+
+    @rule(names=st.sets(NAMES, min_size=1), seconds=SPANS, tag=st.sampled_from(TAGS))
+    def fails_and_is_overridden(self, names: set[str], seconds: int, tag: str) -> None:
+        """A person opens every ring of what fails; the operator restarted before."""
+        self.ships(tag, "fails", names, seconds)
+        self.operator.restarts()
+        self.operator.look()
+        rings = [ring["name"] for ring in self.operator.manifest["spec"]["rings"]]
+        self.operator.spec(
+            approvals=[{"ring": ring, "release": tag, "effect": "Override"} for ring in rings]
+        )
+        self.goes_by("updates", set(), seconds, days=1)
 
     @rule(aborts=st.booleans())
     def runs_again(self, aborts: bool) -> None:
@@ -359,13 +467,24 @@ class Rollouts(RuleBasedStateMachine):
 
     # Time, accidents, and the operator
 
-    @rule(seconds=st.sampled_from((30, 61, 10 * MINUTE, HOUR, DAY, 8 * DAY)))
+    @rule(seconds=st.sampled_from((30, 61, 10 * MINUTE, HOUR, 14 * HOUR, DAY, 8 * DAY)))
     def time_passes(self, seconds: int) -> None:
         self.operator.passes(seconds)
 
-    @rule(back=st.sampled_from((5, HOUR, 2 * DAY)), then=st.sampled_from((0, 11 * MINUTE, HOUR)))
-    def the_clock_is_set_back(self, back: int, then: int) -> None:
+    @rule(
+        soaks=st.booleans(),
+        back=st.sampled_from((5, HOUR, 2 * DAY)),
+        then=st.sampled_from((0, 11 * MINUTE, HOUR)),
+    )
+    def the_clock_is_set_back(self, soaks: bool, back: int, then: int) -> None:
+        if soaks:
+            self.goes_by("updates", set(), 30, days=1)
         self.operator.jumps_back(back)
+        # By what it heard before, which is of the future now.
+        self.operator.look()
+        if then:
+            self.operator.passes(then)
+            self.operator.look()
         self.settles()
         self.operator.passes(then)
         self.settles()
@@ -377,8 +496,10 @@ class Rollouts(RuleBasedStateMachine):
                 "the registry fails for good",
                 "the operator restarts",
                 "the servers are lost",
+                "the artifacts are lost",
                 "the evidence is copied",
                 "the evidence is restored",
+                "the evidence is restored at once",
             )
         )
     )
@@ -390,18 +511,29 @@ class Rollouts(RuleBasedStateMachine):
                 operator.fails(Reason.REGISTRY_UNREACHABLE, lasting=lasting)
             case "the operator restarts":
                 operator.restarts()
+                operator.look()
             case "the servers are lost":
                 operator.answer = Answer(operator.answer.said, operator.answer.at, "no route")
+            case "the artifacts are lost":
+                self.server.stored.clear()
+                for name in sorted(self.fleet):
+                    self.acts(name, "only polls")
             case "the evidence is copied":
                 self.server.copy()
             case "the evidence is restored":
                 self.server.restore()
+            case "the evidence is restored at once":
+                self.server.copy()
+                self.operator.passes(1)
+                self.server.restore()
 
-    @rule(place=st.integers(0, 9))
-    def an_old_answer_comes_late(self, place: int) -> None:
+    @rule(place=st.integers(0, 9), seconds=st.sampled_from((0, 61, 11 * MINUTE, HOUR)))
+    def an_old_answer_comes_late(self, place: int, seconds: int) -> None:
+        self.operator.passes(seconds)
         if self.operator.answers:
             old = self.operator.answers[-1 - place % len(self.operator.answers)]
             self.operator.answer = Answer(old.said, self.operator.now)
+            self.operator.look()
 
     @rule(stored=st.booleans(), counted=st.booleans(), stops=st.booleans())
     def servers_answer_and_operator_looks(self, stored: bool, counted: bool, stops: bool) -> None:
@@ -428,7 +560,7 @@ class Rollouts(RuleBasedStateMachine):
 
 TestRollouts = Rollouts.TestCase
 TestRollouts.settings = settings(
-    max_examples=EXAMPLES or 60,
+    max_examples=EXAMPLES or 70,
     stateful_step_count=STEPS,
     deadline=None,
     derandomize=not EXAMPLES,

@@ -19,7 +19,11 @@ from otaflux_operator.resources import (
 from otaflux_policy import versions
 from otaflux_policy.contract import Downgrade, FailureAction, Policy, Release, State
 from otaflux_policy.counts import RingCounts
+from otaflux_policy.served import ServedRollout
 from tests.machine.operators import Look
+
+FRESH, SKEW = 60, 10
+"""How old what servers say may be, and how far ahead their clock, in seconds."""
 
 ENDED = (RingPhase.COMPLETE, RingPhase.SKIPPED)
 FINAL = (Phase.COMPLETED, Phase.ABORTED, Phase.ROLLED_BACK, Phase.STALLED, Phase.PAUSED)
@@ -57,10 +61,16 @@ class Witness:
         self.allowed: set[str] = set()
         self.opened = 0
         self.completions = 0
+        self.jumped = 0.0
+        self.offset: float | None = None
 
     def saw(self, look: Look) -> None:
         """Judges one look."""
         policy, status = look.policy, look.outcome.status
+        offset = look.at.timestamp() - look.monotonic
+        if self.offset is not None and offset < self.offset:
+            self.jumped = look.monotonic
+        self.offset = offset
         assert policy.run == status.run
         assert policy.run >= self.highest, "a run came back"
         self._tokens(look)
@@ -91,14 +101,14 @@ class Witness:
     # Runs
 
     def _begins(self, look: Look, target: Release) -> None:
-        policy, spec, observation = look.policy, look.rollout.spec, look.observation
+        policy, spec = look.policy, look.rollout.spec
         assert policy.run > self.highest, "a run's number was used before"
         run = self.runs[policy.run] = Run(target.digest, policy.rolling_back)
         before = self.runs.get(self.highest)
         if before is not None and before.token_at_end is None:
             before.token_at_end = spec.retry_token
         assert spec.state is State.ACTIVE, f"a run begins although {spec.state}"
-        said = observation.answer.fresh(look.at)
+        said = _heard(look)
         if policy.rolling_back:
             assert policy.stable is not None
             assert policy.stable.digest != target.digest
@@ -152,10 +162,16 @@ class Witness:
         if run.tripped:
             assert status.trip is not None, "a trip was forgotten"
             assert policy.tripped, "the policy forgets a trip"
+        said = look.observation.answer.said
+        if status.trip is not None and not run.tripped:
+            published = look.observation.published
+            was = published is not None and published.tripped and published.run == policy.run
+            told = said is not None and said.trip is not None and said.trip.run == policy.run
+            assert was or told or self._fails(look), "a trip of nothing"
         if status.trip is not None:
             run.tripped = True
             assert policy.tripped, "the policy does not say that the breaker is open"
-        said = look.observation.answer.fresh(look.at)
+        said = _heard(look)
         ended = run.is_complete or run.aborted
         if said is not None and said.trip is not None and said.trip.run == policy.run and not ended:
             # What was decided with the trip in sight.
@@ -231,14 +247,7 @@ class Witness:
 
     def _history(self, look: Look) -> None:
         entries = look.outcome.status.history
-        # A run that completed and is taken back later is told of once more.
-        numbers = [
-            entry.run
-            for place, entry in enumerate(entries)
-            if place == 0
-            or entry.run != entries[place - 1].run
-            or (entries[place - 1].result, entry.result) != (Phase.ROLLED_BACK, Phase.COMPLETED)
-        ]
+        numbers = [entry.run for entry in entries]
         assert len(set(numbers)) == len(numbers), f"told twice: {numbers}"
         assert numbers == sorted(numbers, reverse=True), f"out of order: {numbers}"
         assert self.histories <= set(numbers), "an entry is lost"
@@ -301,7 +310,8 @@ class Witness:
             skipped = ring.on_empty is OnEmpty.SKIP and not counts.members
             assert not skipped, f"{ring.name} is empty and not skipped"
             if self._met(look, ring):
-                held = look.monotonic - run.since[ring.name]
+                # Where the clock was set back it may begin anew, no more.
+                held = look.monotonic - max(run.since[ring.name], self.jumped)
                 assert held < ring.soak.seconds + 30, f"{ring.name} does not complete"
                 assert look.outcome.wake_at is not None
             return
@@ -310,8 +320,7 @@ class Witness:
 
     def _counts(self, look: Look, ring: Ring) -> RingCounts | None:
         """The counts of the ring, where they are recent and of this very run and policy."""
-        published, said = look.observation.published, look.observation.answer.fresh(look.at)
-        policy = look.policy
+        published, said, policy = look.observation.published, _heard(look), look.policy
         if published is None or said is None or said.counts is None or policy.target is None:
             return None
         counts = said.counts
@@ -319,9 +328,27 @@ class Witness:
             return None
         if (counts.run, counts.release) != (policy.run, policy.target.digest):
             return None
-        if abs((look.at - counts.at).total_seconds()) > 60:
+        asked = [
+            (known.name, known.percent, known.device_selector and known.device_selector.contract())
+            for known in look.rollout.spec.rings
+        ]
+        if asked != [(known.name, known.percent, known.selector) for known in published.rings]:
+            return None
+        if not -SKEW <= (look.at - counts.at).total_seconds() <= FRESH:
             return None
         return counts.ring(ring.name)
+
+    def _fails(self, look: Look) -> bool:
+        """Whether by their counts a ring has too many failures."""
+        for ring in look.rollout.spec.rings:
+            counts, rule = self._counts(look, ring), ring.failure
+            if counts is None:
+                continue
+            outcomes = counts.failed_outcomes + counts.updated_outcomes
+            many = counts.failed_outcomes * 100 > rule.max_percent * outcomes
+            if many and outcomes >= rule.min_sample:
+                return True
+        return False
 
     def _met(self, look: Look, ring: Ring) -> bool | None:
         """Whether the success condition holds; None where that cannot be told."""
@@ -340,8 +367,16 @@ def _asks_for_nothing(ring: Ring) -> bool:
     return not (success.min_updated_percent or success.min_devices or ring.soak.seconds)
 
 
+def _heard(look: Look) -> ServedRollout | None:
+    """What servers said lately."""
+    answer = look.observation.answer
+    if answer.at is None or not -SKEW <= (look.at - answer.at).total_seconds() <= FRESH:
+        return None
+    return answer.said
+
+
 def _is_served_open(observation: Observation, look: Look, ring: Ring) -> bool:
-    published, said = observation.published, observation.answer.fresh(look.at)
+    published, said = observation.published, _heard(look)
     if published is None or said is None or said.revision != published.revision:
         return False
     return published.run == look.policy.run and any(

@@ -243,6 +243,7 @@ def test_a_trip_is_published_before_the_rollback() -> None:
     assert (world.policy.tripped, world.policy.rolling_back) == (True, False)
     assert world.reason("Stalled") == "False/NotStalled"
     assert "about to be taken back" in world.status.message
+    world.passes(1)
     world.look()
     assert world.policy.rolling_back
 
@@ -284,3 +285,18 @@ def test_a_deleted_ring_takes_its_failure_nowhere() -> None:
     assert world.policy.tripped
     assert world.open_rings() == []
     assert world.reason("Stalled") == "True/RingFailed"
+
+
+@pytest.mark.parametrize("action", ["Pause", "Rollback"])
+def test_the_next_release_needs_nobody_while_it_is_stored(action: str) -> None:
+    world = World(rings=[{"name": "fleet", "failure": {"action": action, "minSample": 1}}])
+    world.release("1.0.0")
+    world.counts = {"fleet": {"members": 1, "active": 1, "failed": 1, "failed_outcomes": 1}}
+    world.settle()
+    assert world.reason("Stalled").startswith("True/")
+    world.tag("1.0.1")
+    world.look()
+    world.serve(stored=False)
+    world.look()
+    assert world.reason("Stalled") == "False/NotStalled"
+    assert world.reason("Reconciling") == "True/StoringArtifact"

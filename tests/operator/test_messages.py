@@ -1,5 +1,7 @@
 """What `kubectl get fwr` tells a person: version, phase, ring, updated, and why it waits."""
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +10,8 @@ from otaflux_operator.resources.definitions import definitions
 from tests.operator.worlds import AT_ONCE, World
 
 FIFTY = {"members": 50, "active": 50}
+ROLLBACK: dict[str, Any] = {"failure": {"action": "Rollback"}}
+BROKEN = FIFTY | {"failed": 9, "failed_outcomes": 9}
 
 
 def early(counts: dict[str, int], **ring: Any) -> World:
@@ -90,6 +94,94 @@ def test_a_rollback_counts_who_came_back() -> None:
     world.release("1.0.0")
     assert "1.1.0 is being taken back: 3 of 8 devices are back on 1.0.0." in world.status.message
     assert world.status.updated_summary == "3/8"
+
+
+def test_how_a_rollback_ended_and_what_to_do_is_said_once() -> None:
+    world = early(BROKEN, **ROLLBACK)
+    world.counts = {"early": {"members": 9, "restored": 8}}
+    world.settle()
+    world.passes(25 * 3600)
+    world.settle()
+    assert world.status.message == (
+        "1.1.0 was taken back: 8 of 9 devices are back on 1.0.0, 1 unconfirmed. "
+        "Devices get 1.0.0 instead of 1.1.0: release another version, let the artifact name 1.0.0 "
+        "again, or change spec.retryToken to run 1.1.0 again."
+    )
+    assert world.condition("Healthy").message == "1.1.0 failed and was taken back."
+
+
+def test_a_rollback_after_a_failure_is_not_ready_and_says_how_far_it_is() -> None:
+    world = early(BROKEN, **ROLLBACK)
+    world.counts = {"early": {"members": 9, "restored": 3}}
+    world.settle()
+    assert world.reason("Ready") == "False/RollingBack"
+    assert world.condition("Ready").message == world.status.message
+    assert "3 of 9 devices are back on 1.0.0" in world.status.message
+    assert world.condition("Healthy").message == "1.1.0 failed and is being taken back."
+    world.counts = {"early": {"members": 9, "restored": 9}}
+    world.release("1.0.0")
+    assert world.reason("Ready") == "True/RolledBack"
+
+
+def test_a_failure_while_paused_says_what_the_rollback_waits_for() -> None:
+    world = early(FIFTY, **ROLLBACK)
+    world.spec(state="Paused")
+    world.counts = {"early": BROKEN}
+    world.settle()
+    assert world.reason("Ready") == "False/Paused"
+    assert world.status.message == (
+        "Paused: 1.1.0 failed in ring early, and is taken back once spec.state is Active."
+    )
+
+
+def test_a_failure_is_not_said_to_be_answered_while_the_spec_cannot_be_acted_upon() -> None:
+    world = early(FIFTY, **ROLLBACK)
+    world.spec(verify={"secretRef": {"name": "signers"}})
+    world.counts = {"early": BROKEN}
+    world.settle()
+    assert "failed in ring early, and is not taken back yet. spec.verify" in world.status.message
+
+
+def test_an_aborted_rollback_says_that_devices_keep_what_failed() -> None:
+    world = early(BROKEN, **ROLLBACK)
+    world.counts = {"early": {"members": 9, "restored": 3}}
+    world.settle()
+    world.spec(state="Aborted")
+    world.settle()
+    assert world.status.message == (
+        "The rollback of 1.1.0 to 1.0.0 was aborted: devices that still have 1.1.0 keep it. "
+        "With "
+        "spec.state Active, release another version, let the artifact name 1.0.0, or change "
+        "spec.retryToken to run 1.1.0 again."
+    )
+    assert world.reason("Healthy") == "False/Aborted"
+    assert world.condition("Healthy").message == "1.1.0 failed and stays: its rollback was aborted."
+    world.spec(state="Active")
+    world.release("1.0.0")
+    assert world.status.phase == "RollingBack"
+
+
+def test_servers_that_do_not_answer_are_told_of_once() -> None:
+    world = early(FIFTY)
+    world.now += timedelta(seconds=200)
+    world.answer = replace(world.answer, problem="connection refused")
+    world.look()
+    assert world.status.message.count("connection refused") == 1
+
+
+def test_the_last_ring_past_its_deadline_has_no_next_one_to_open() -> None:
+    world = World(rings=[{"name": "canary", "percent": 1, "deadline": "1h"}, {"name": "fleet"}])
+    world.counts = {"canary": FIFTY}
+    world.release("1.0.0")
+    world.passes(3601)
+    world.settle()
+    assert world.reason("Stalled") == "True/DeadlineExceeded"
+    assert "effect Override" in world.status.message
+    world.spec(rings=[{"name": "canary", "percent": 1, "deadline": "1h"}])
+    world.settle()
+    assert world.reason("Stalled") == "True/DeadlineExceeded"
+    assert "Override" not in world.status.message
+    assert "write a longer deadline" in world.status.message
 
 
 def test_the_columns_tell_what_a_person_looks_for() -> None:

@@ -136,6 +136,38 @@ def test_a_paused_completed_release_is_tried_again_once_active() -> None:
     assert world.status.run == 2
 
 
+def test_devices_that_failed_in_a_run_under_way_get_it_again() -> None:
+    """Too few for the breaker, enough to keep the ring from its success."""
+    world = under_way()
+    world.counts = {"canary": {"members": 10, "active": 10, "updated": 8, "failed": 1}}
+    world.settle()
+    world.spec(retryToken="again")
+    world.look()
+    assert version(world.policy.candidate) == "1.1.0"
+    world.serve(stored=False)
+    world.counts = None
+    world.look()
+    assert (world.status.run, version(world.policy.candidate)) == (2, "1.1.0")
+    world.settle()
+    assert (world.status.run, world.open_rings()) == (3, ["canary"])
+    assert world.history()[0] == (2, "1.1.0", "Superseded")
+    world.counts = {"canary": {"members": 10, "active": 10, "updated": 8, "failed": 1}}
+    world.settle()
+    assert world.status.run == 3, "once"
+
+
+def test_whether_something_failed_in_a_run_under_way_is_not_guessed() -> None:
+    world = under_way()
+    world.counts = None
+    world.serve()
+    world.spec(retryToken="again")
+    world.settle()
+    assert (world.status.run, world.status.handled_retry_token) == (2, "")
+    world.counts = {"canary": {"members": 10, "active": 10, "timed_out": 1}}
+    world.settle()
+    assert (world.status.run, world.status.handled_retry_token) == (3, "again")
+
+
 def test_a_run_that_goes_well_is_not_begun_again() -> None:
     world = under_way()
     world.spec(retryToken="again")

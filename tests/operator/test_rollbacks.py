@@ -64,6 +64,7 @@ def taken_back_by_failure() -> World:
 def test_a_failure_stops_offers_first_and_takes_devices_back_then() -> None:
     world = failed("1.0.0")
     assert (world.policy.tripped, world.policy.rolling_back, world.policy.run) == (True, False, 2)
+    world.passes(1)
     world.look()
     assert (world.policy.tripped, world.policy.rolling_back, world.policy.run) == (False, True, 3)
     assert offered(world) == ("2.0.0", "1.0.0")
@@ -86,6 +87,16 @@ def test_a_trip_of_the_servers_is_a_failure_too() -> None:
     world.settle()
     assert world.status.phase == "RollingBack"
     assert "7 of 9" in world.status.history[0].message
+
+
+def test_a_trip_from_before_is_published_too_before_anything_is_taken_back() -> None:
+    world = under_way("1.0.0")
+    world.trip = Trip(run=2, ring="canary", failed=7, updated=2, at=world.now)
+    world.counts = None
+    world.passes(3600)
+    world.serve()
+    world.look()
+    assert (world.policy.tripped, world.policy.rolling_back) == (True, False)
 
 
 def test_a_trip_of_another_run_is_none() -> None:
@@ -159,6 +170,7 @@ def test_with_nobody_to_take_back_it_ends_when_that_is_counted() -> None:
 @pytest.mark.parametrize("stale", ["run", "revision", "at"])
 def test_counts_of_something_else_end_no_rollback(stale: str) -> None:
     world = failed("1.0.0")
+    world.passes(1)
     world.look()
     world.counts = {}
     world.serve()
@@ -195,6 +207,19 @@ def test_after_device_timeout_the_rest_is_unconfirmed() -> None:
     assert rollback is not None
     assert (rollback.devices, rollback.restored, rollback.unconfirmed) == (5, 3, 2)
     assert world.policy.rolling_back
+
+
+def test_no_rollback_ends_by_time_while_paused() -> None:
+    world = failed("1.0.0", deviceTimeout="2h")
+    counts_back(world, 5, 3)
+    world.settle()
+    world.spec(state="Paused")
+    world.passes(3 * 3600)
+    world.settle()
+    assert world.status.phase == "RollingBack"
+    world.spec(state="Active")
+    world.settle()
+    assert world.status.phase == "RolledBack"
 
 
 def test_it_wakes_for_the_end_of_the_rollback() -> None:
@@ -302,12 +327,19 @@ def test_by_hand_from_a_release_that_completed() -> None:
     assert since_stable(world) == [("1.1.0", 2)]
     assert world.status.phase == "RolledBack"
     assert world.history() == [
-        (2, "1.1.0", "RolledBack"),
+        (3, "1.1.0", "RolledBack"),
         (2, "1.1.0", "Completed"),
         (1, "1.0.0", "Completed"),
     ]
+    taken_back, completed, _ = world.status.history
+    assert taken_back.started_at == taken_back.finished_at != completed.finished_at
     world.settle()
     assert world.status.run == 3
+    world.spec(rings=RINGS, rollback=None)
+    world.release("1.2.0")
+    assert since_stable(world) == [("1.1.0", 2), ("1.2.0", 4)]
+    world.release("1.1.0")
+    assert world.reason("Stalled") == "True/ReleaseFailedBefore"
 
 
 def test_by_hand_after_a_failure_takes_everybody_further_back() -> None:
@@ -422,3 +454,17 @@ def test_an_abort_ends_a_rollback() -> None:
     world.spec(state="Aborted")
     world.look()
     assert (world.policy.state, world.status.phase) == ("Aborted", "Aborted")
+
+
+def test_a_rollback_of_which_the_status_was_lost_goes_on() -> None:
+    world = failed("1.0.0")
+    counts_back(world, 5, 3)
+    world.settle()
+    policy = world.policy
+    world.manifest["status"] = {}
+    world.settle()
+    assert world.policy == policy
+    assert (world.status.phase, world.reason("Stalled")) == ("RollingBack", "False/NotStalled")
+    rollback = world.status.rollback
+    assert rollback is not None
+    assert (rollback.cause, rollback.restored) == ("Failure", 3)

@@ -130,7 +130,7 @@ def test_numbers_and_versions_are_named() -> None:
     ]
     assert "canary failed: 3 of 9" in messages[0]
     assert "1.1.0 get 1.0.0 instead (ring canary failed, 3 of 9" in messages[1]
-    assert "3 of 5 devices came back, 2 are unconfirmed" in messages[2]
+    assert "3 of 5 devices came back, 2 unconfirmed" in messages[2]
 
 
 def test_a_condition_does_not_say_again_what_a_step_said() -> None:
@@ -141,6 +141,13 @@ def test_a_condition_does_not_say_again_what_a_step_said() -> None:
         conditions=[condition("Stalled", "True", "RolledBack"), condition("Ready", "False", "X")],
     )
     assert told(before, after) == [("RolledBack", False), ("X", True)]
+
+
+def test_a_reason_that_another_condition_gave_before_is_no_news() -> None:
+    before = status(conditions=[condition("Healthy", "False", "RingFailed")])
+    both = [condition("Healthy", "False", "RingFailed"), condition("Ready", "False", "RingFailed")]
+    assert told(before, status(conditions=both)) == []
+    assert told(status(), status(conditions=both)) == [("RingFailed", True)]
 
 
 def test_coming_and_going_is_not_told() -> None:

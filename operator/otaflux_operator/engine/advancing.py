@@ -34,7 +34,7 @@ def advance(
     `now` is an aware time. Times are recorded in whole seconds, as a status holds them.
     """
     second = now.replace(microsecond=0)
-    draft = Draft.of(rollout)
+    draft = Draft.of(rollout, second)
     draft.unsupported = unsupported(rollout.spec)
     releases.inherit(draft, rollout, observation, second)
     keep_pauses(draft, rollout, second)
@@ -64,7 +64,7 @@ def _oversized(
 ) -> Outcome:
     """Nothing that was decided can be published; a pause or an abort of what is published can."""
     second = now.replace(microsecond=0)
-    draft = Draft.of(rollout)
+    draft = Draft.of(rollout, second)
     releases.end_aborted(draft, rollout, second)
     notice_failure(draft, observation, second)
     published = observation.published
@@ -102,7 +102,7 @@ def _outcome(situation: Situation, now: datetime, epoch: int) -> Outcome:
     situation = replace(situation, policy=policy, writing=writing)
     verdicts = tuple(
         replace(verdict, message=message(situation))
-        if verdict.type is ConditionType.READY and verdict.holds
+        if verdict.type is ConditionType.READY and not verdict.message
         else verdict
         for verdict in judge(situation)
     )

@@ -54,9 +54,8 @@ class Draft:
     """What is decided so far. `release` is the run's; while rolling back, the one taken back.
 
     `unsupported` objects to the spec, `refused` to the artifact that it names, `unreachable` to
-    the way back: a stable release that is not there, what spec.rollback names, or what came after.
-    `trip` is latched for the run; `rollback` is the way back that the
-    run is, or was.
+    the way back: what spec.rollback names, or what came after. `trip` is latched for the run;
+    `rollback` is the way back that the run is, or was.
     """
 
     run: int
@@ -76,9 +75,18 @@ class Draft:
     judgements: dict[str, Judgement] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rollout: FirmwareRollout) -> "Draft":
-        """The draft that changes nothing."""
+    def of(cls, rollout: FirmwareRollout, now: datetime) -> "Draft":
+        """The draft that changes nothing, but that what lies in the future began `now`.
+
+        The clock was set back then, and nothing may wait for it to come round again.
+        """
         status = rollout.status
+        trip, rollback = status.trip, status.rollback
+        if trip is not None:
+            trip = trip.model_copy(update={"at": min(trip.at, now)})
+        if rollback is not None:
+            started_at = min(rollback.started_at, now)
+            rollback = rollback.model_copy(update={"started_at": started_at})
         fresh = status.observed_generation == 0
         return cls(
             run=status.run,
@@ -89,8 +97,8 @@ class Draft:
             history=list(status.history),
             handled_token=rollout.spec.retry_token if fresh else status.handled_retry_token,
             standing=_standing(status),
-            trip=status.trip,
-            rollback=status.rollback,
+            trip=trip,
+            rollback=rollback,
             paused_at=status.paused_at,
         )
 
@@ -105,17 +113,20 @@ class Draft:
         said = observation.answer.said
         return 1 + max(self.run, said.run if said is not None else 0)
 
-    def record(self, result: Phase, message: str, now: datetime) -> None:
-        """Notes in the history that the run of the current release ends, or ended, thus."""
+    def record(self, result: Phase, message: str, now: datetime, run: int | None = None) -> None:
+        """Notes in the history that the run of the current release ends thus.
+
+        `run`: it is told of that one instead, of which nothing but its end is known.
+        """
         release = self.release
         if release is None:
             return
         entry = HistoryEntry(
-            run=self.run,
+            run=self.run if run is None else run,
             version=release.version,
             digest=release.digest,
             result=result,
-            started_at=release.started_at,
+            started_at=release.started_at if run is None else now,
             finished_at=now,
             message=message,
             artifact=release.artifact,

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from otaflux_operator.engine.drafts import Draft, Objection, Standing
 from otaflux_operator.engine.observations import Observation
-from otaflux_operator.engine.rollbacks import acts_by_rollback
+from otaflux_operator.engine.rollbacks import acts_by_rollback, has_way_back
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import FirmwareRollout, ReleaseStatus, TripStatus
 
@@ -32,11 +32,6 @@ def objection(
             "taken back: release another version, or change spec.retryToken to run it again.",
         )
     return Objection(Reason.RING_FAILED, f"{what} any more: {_what_to_do(draft, release)}")
-
-
-def has_way_back(draft: Draft) -> bool:
-    """Whether there is a stable release to take devices back to."""
-    return draft.unreachable is None or draft.unreachable.reason is not Reason.NO_STABLE_RELEASE
 
 
 def summary(

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from otaflux_operator.engine.drafts import Standing
+from otaflux_operator.engine.drafts import Draft, Standing
 from otaflux_operator.engine.progress import ring_progress
 from otaflux_operator.engine.rings import approved
 from otaflux_operator.engine.situations import Situation
@@ -28,7 +28,8 @@ def _stands(situation: Situation) -> str | None:
     ready, status = situation.stands(ConditionType.READY), situation.rollout.status
     if ready is None or ready.status is not ConditionStatus.TRUE or not status.message:
         return None
-    same = status.run == situation.draft.run and not situation.writing
+    draft = situation.draft
+    same = (status.run, status.trip) == (draft.run, draft.trip) and not situation.writing
     return status.message if same and situation.stalled is None else None
 
 
@@ -43,10 +44,7 @@ def _now(situation: Situation) -> str:
                 return "Aborted before anything was released."
         return "Nothing is released yet." if situation.stalled else ""
     if draft.standing is Standing.ABORTED:
-        return (
-            f"{release.version} was aborted: release another version, or change spec.retryToken "
-            "and set spec.state to Active to run it again."
-        )
+        return _aborted(draft, release.version)
     if state is State.ABORTED:
         return "spec.state is Aborted: devices are offered nothing."
     if draft.taken_back:
@@ -58,11 +56,27 @@ def _now(situation: Situation) -> str:
     elif situation.failed is not None:
         text = f"{release.version} is stopped. {situation.failed.message}"
     elif draft.trip is not None:
-        text = f"{release.version} failed in ring {draft.trip.ring}, and is about to be taken back."
+        soon = "is about to be taken back"
+        if draft.unsupported is not None:
+            soon = "is not taken back yet"
+        elif state is State.PAUSED:
+            soon = "is taken back once spec.state is Active"
+        text = f"{release.version} failed in ring {draft.trip.ring}, and {soon}."
     else:
         late = f" {situation.late.message}" if situation.late is not None else ""
         text = f"{release.version}: {_ring(situation, release.version)}{late}"
     return f"Paused: {text}" if state is State.PAUSED else text
+
+
+def _aborted(draft: Draft, version: str) -> str:
+    again = f"or change spec.retryToken to run {version} again."
+    if draft.rollback is None:
+        return f"{version} was aborted: with spec.state Active, release another version, {again}"
+    to = draft.rollback.to
+    return (
+        f"The rollback of {version} to {to} was aborted: devices that still have {version} keep "
+        f"it. With spec.state Active, release another version, let the artifact name {to}, {again}"
+    )
 
 
 def _taken_back(situation: Situation, version: str) -> str:
@@ -75,9 +89,7 @@ def _taken_back(situation: Situation, version: str) -> str:
     if not rollback.devices:
         return f"{text}: no known device has it."
     text += f": {rollback.restored or 0} of {rollback.devices} devices are back on {stable}"
-    return (
-        f"{text}, {rollback.unconfirmed} are unconfirmed." if rollback.unconfirmed else f"{text}."
-    )
+    return f"{text}, {rollback.unconfirmed} unconfirmed." if rollback.unconfirmed else f"{text}."
 
 
 def _ring(situation: Situation, version: str) -> str:
@@ -98,19 +110,18 @@ def _ring(situation: Situation, version: str) -> str:
     if judgement is None:
         return f"{place} is open, and completes once servers serve it."
     text = f"{place}: {ring_progress(situation, ring, status, judgement)}."
-    later = [each.name for each in rings if draft.rings[each.name].opened_at is None]
-    if judgement.known or not later:
+    if judgement.known or not situation.closed:
         return text
     return (
-        f"{text} {{ring: {later[0]}, release: {version}, effect: Override}} in spec.approvals "
-        "opens the next ring nevertheless."
+        f"{text} {{ring: {situation.closed[0]}, release: {version}, effect: Override}} in "
+        "spec.approvals opens the next ring nevertheless."
     )
 
 
 def _next(situation: Situation) -> str:
     draft, resolution = situation.draft, situation.observation.resolution
     objection = situation.objection
-    if objection is not None and (situation.failed is None or objection is not draft.unreachable):
+    if objection is not None:
         return objection.message
     if resolution.failure is not None:
         return f"The artifact could not be resolved: {resolution.failure.message}"
@@ -150,8 +161,8 @@ def _edits(situation: Situation) -> str:
     ]
     if gone:
         parts.append(
-            f"Ring {' and '.join(gone)} was open when it was removed: its devices belong to the "
-            "other rings now, and wait where theirs is closed."
+            f"{_were(gone)} open when removed: devices belong to the other rings now, and wait "
+            "where theirs is closed."
         )
     if situation.reached is not None:
         reached = situation.reached[1]
@@ -166,10 +177,16 @@ def _edits(situation: Situation) -> str:
         ]
         if early:
             parts.append(
-                f"Ring {' and '.join(early)} was open before ring {reached.name} was put in front "
-                f"of it, and stays open; no other ring opens until {reached.name} is complete."
+                f"{_were(early)} open before ring {reached.name} was put in front: that stays so, "
+                f"and no other ring opens until {reached.name} is complete."
             )
     return " ".join(parts)
+
+
+def _were(rings: list[str]) -> str:
+    if len(rings) == 1:
+        return f"Ring {rings[0]} was"
+    return f"Rings {', '.join(rings[:-1])} and {rings[-1]} were"
 
 
 def _wanted(situation: Situation) -> str:

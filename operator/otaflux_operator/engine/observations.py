@@ -96,7 +96,7 @@ class Observation:
         """
         published, said = self.published, self.answer.fresh(now)
         if said is None:
-            return Counted(problem=self.answer.problem or "the servers were not heard of lately")
+            return Counted(problem="the servers were not heard of lately")
         if published is None or not self.mine:
             return Counted(problem="no policy is published")
         if said.revision != published.revision:

@@ -1,6 +1,7 @@
 """The policy that follows from what was decided."""
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from otaflux_oci import OciError, Repository
 from otaflux_operator.engine.drafts import Draft, Standing
@@ -166,6 +167,16 @@ def _windows(rollout: FirmwareRollout, observation: Observation) -> tuple[Window
     return published.windows if published is not None and observation.mine else _NEVER
 
 
+def _ways_back(draft: Draft) -> set[int]:
+    """The runs of the history that took a completed release back, in which nobody got it."""
+    return {
+        entry.run
+        for entry, before in pairwise(draft.history)
+        if (entry.digest, entry.result, before.result)
+        == (before.digest, Phase.ROLLED_BACK, Phase.COMPLETED)
+    }
+
+
 def _since_stable(draft: Draft, observation: Observation) -> tuple[ReleaseRun, ...]:
     """The releases and runs since the stable release: what a rollback takes back."""
     if draft.standing is Standing.COMPLETED:
@@ -183,9 +194,15 @@ def _since_stable(draft: Draft, observation: Observation) -> tuple[ReleaseRun, .
     if published is not None and observation.mine:
         runs = {known.run: known for known in published.rollback_from}
     ended = draft.stable.finished_at if draft.stable is not None else None
+    back = _ways_back(draft)
     for entry in draft.history:
+        if entry.run in back:
+            continue
         # The entry that tells when stable completed may not be kept, older ones may.
         if ended is not None and entry.finished_at is not None and entry.finished_at < ended:
+            continue
+        # Without it, what completed came before for all that is known.
+        if not ran and entry.result is Phase.COMPLETED:
             continue
         runs[entry.run] = ReleaseRun(version=entry.version, digest=entry.digest, run=entry.run)
     release = draft.release

@@ -43,7 +43,7 @@ def inherit(
         draft.run = max(draft.run, published.run)
         return
     if rollout.status.observed_generation == 0:
-        _restore(draft, published, now)
+        _restore(draft, published, rollout, observation, now)
     elif published.run > draft.run and published.target is not None:
         _catch_up(draft, published, published.target, rollout, observation, now)
     if published.run == draft.run and draft.candidate is None:
@@ -97,16 +97,19 @@ def _catch_up(
         if draft.standing is Standing.LIVE:
             draft.record(Phase.SUPERSEDED, f"{target.version} took its place", now)
         draft.rings, draft.trip, draft.rollback = {}, None, None
-        _restore(draft, published, now)
+        _restore(draft, published, rollout, observation, now)
 
 
 def _trip(draft: Draft, published: Policy, observation: Observation, now: datetime) -> TripStatus:
-    """The trip that was published; where it was lost, as servers tell it, else without numbers."""
+    """The trip that was published; where it was lost, as servers tell it, else without numbers.
+
+    One that was lost is noted as of `now`.
+    """
     known, release = draft.trip, draft.release
     if known is not None and known.failed + known.updated:
         return known
-    if (heard := rollbacks.heard_of_trip(draft, observation)) is not None:
-        return heard
+    if (heard := rollbacks.heard_of_trip(draft, observation, now)) is not None:
+        return heard.model_copy(update={"at": now})
     counted = observation.counted(draft.run, release.digest, now).counts if release else None
     if counted is not None and (again := counts.trip(published, counted, now)) is not None:
         return TripStatus(ring=again.ring, failed=again.failed, updated=again.updated, at=now)
@@ -139,11 +142,17 @@ def choose_candidate(
     by_hand = rollbacks.asked_by_hand(draft, rollout)
     retry = rollout.spec.retry_token != draft.handled_token and not by_hand
     if _is_released(draft, found):
+        older = _going_down(draft, found, rollout.spec.downgrade)
+        if retry and older is not None:
+            # The token waits for `downgrade: Allow`.
+            draft.refused, draft.candidate = older, None
+            return
+        failed = _failed(draft, observation, now)
         if retry and draft.standing is Standing.COMPLETED:
-            _repeat(draft, rollout, observation, now)
-        elif retry:
+            _repeat(draft, rollout, observation, failed)
+        elif retry and failed is not None:
             draft.handled_token = rollout.spec.retry_token
-        _keep(draft, found, retry, by_hand)
+        _keep(draft, found, again=retry and failed is True, by_hand=by_hand)
         return
     if not by_hand:
         draft.handled_token = rollout.spec.retry_token
@@ -157,12 +166,20 @@ def choose_candidate(
     draft.candidate = None if draft.refused or kept else _candidate(draft, found)
 
 
-def _keep(draft: Draft, found: Found, retry: bool, by_hand: bool) -> None:
+def _failed(draft: Draft, observation: Observation, now: datetime) -> bool | None:
+    """Whether the run failed, or a device did in it; None: that is not known now."""
+    if draft.standing in ENDED_BADLY or draft.trip is not None:
+        return True
+    assert draft.release is not None
+    known = observation.counted(draft.run, draft.release.digest, now).counts
+    return None if known is None else known.total.failed + known.total.timed_out > 0
+
+
+def _keep(draft: Draft, found: Found, *, again: bool, by_hand: bool) -> None:
     """The artifact is what is released: it is a candidate only to run it again."""
     assert draft.release is not None
-    failed = draft.standing in ENDED_BADLY or draft.trip is not None
     admitted = draft.candidate is not None and draft.candidate.digest == found.digest
-    if failed and not by_hand and (retry or admitted):
+    if draft.standing is not Standing.COMPLETED and not by_hand and (again or admitted):
         draft.candidate = _candidate(draft, found)
     else:
         draft.candidate = None
@@ -175,20 +192,16 @@ def _keep(draft: Draft, found: Found, retry: bool, by_hand: bool) -> None:
 
 
 def _repeat(
-    draft: Draft, rollout: FirmwareRollout, observation: Observation, now: datetime
+    draft: Draft, rollout: FirmwareRollout, observation: Observation, failed: bool | None
 ) -> None:
     """Devices that failed in a completed run get its release again: in a new run, every ring open.
 
     Where nothing failed nothing happens; the token waits for counts that tell.
     """
-    assert draft.release is not None
-    if rollout.spec.state is not State.ACTIVE:
-        return
-    known = observation.counted(draft.run, draft.release.digest, now).counts
-    if known is None:
+    if rollout.spec.state is not State.ACTIVE or failed is None:
         return
     draft.handled_token = rollout.spec.retry_token
-    if known.total.failed + known.total.timed_out:
+    if failed:
         draft.run = draft.next_run(observation)
 
 
@@ -224,8 +237,6 @@ def promote(
 ) -> None:
     """The candidate becomes the release once the servers stored it, and the stable one."""
     active = rollout.spec.state is State.ACTIVE and draft.unsupported is None
-    if rollbacks.awaits_hand(draft, rollout):
-        return
     if active and is_stored(draft, observation, now):
         _promote(draft, draft.next_run(observation), now)
         draft.handled_token = rollout.spec.retry_token
@@ -272,14 +283,19 @@ def _objection(draft: Draft, found: Found, downgrade: Downgrade, retry: bool) ->
         return taken
     if draft.failed_before(found.digest) and not (retry or admitted):
         return _failed_before(found)
-    forbidden = downgrade is Downgrade.FORBID and not found.by_range
-    if forbidden and draft.stable is not None and is_older(found, draft.stable):
-        return Objection(
-            Reason.DOWNGRADE_FORBIDDEN,
-            f"{found.version} is older than {draft.stable.version}, which is released: going "
-            "back to it needs `downgrade: Allow`.",
-        )
-    return None
+    return _going_down(draft, found, downgrade)
+
+
+def _going_down(draft: Draft, found: Found, downgrade: Downgrade) -> Objection | None:
+    if downgrade is Downgrade.ALLOW or found.by_range or draft.stable is None:
+        return None
+    if not is_older(found, draft.stable):
+        return None
+    return Objection(
+        Reason.DOWNGRADE_FORBIDDEN,
+        f"{found.version} is older than {draft.stable.version}, which is released: going "
+        "back to it needs `downgrade: Allow`.",
+    )
 
 
 def _taken_back_by_hand(found: Found, rollout: FirmwareRollout) -> Objection | None:
@@ -340,21 +356,43 @@ def _promote(draft: Draft, run: int, now: datetime) -> None:
     draft.unreachable = None
 
 
-def _restore(draft: Draft, published: Policy, now: datetime) -> None:
+def _restore(
+    draft: Draft,
+    published: Policy,
+    rollout: FirmwareRollout,
+    observation: Observation,
+    now: datetime,
+) -> None:
     """The status was lost, the policy is this very object's: go on from there."""
-    draft.run = published.run
+    draft.run, draft.standing = published.run, Standing.LIVE
     draft.stable, draft.candidate = _status(published.stable), _status(published.candidate)
     draft.release = _status(published.target)
     if draft.release is None:
         return
     if published.rolling_back:
         draft.standing = Standing.ROLLING_BACK
+        draft.rollback = rollbacks.made_up(draft, rollout, observation, now)
     elif draft.stable is not None and draft.stable.digest == draft.release.digest:
         draft.standing = Standing.COMPLETED
     elif published.state is State.ABORTED:
         draft.standing = Standing.ABORTED
     ended = None if draft.standing is Standing.LIVE else now
     draft.release = draft.release.model_copy(update={"started_at": now, "finished_at": ended})
+    _remember(draft, draft.release, published, now)
+
+
+def _remember(draft: Draft, release: ReleaseStatus, published: Policy, now: datetime) -> None:
+    """What ended badly is in the history again, so that it is not released unasked."""
+    if draft.standing not in ENDED_BADLY or draft.failed_before(release.digest):
+        return
+    aborted = draft.standing is Standing.ABORTED
+    runs = [known.run for known in published.rollback_from if known.digest == release.digest]
+    draft.record(
+        Phase.ABORTED if aborted else Phase.ROLLED_BACK,
+        "known from the published policy: the status was lost",
+        now,
+        max(runs, default=draft.run),
+    )
 
 
 def _status(release: Release | None) -> ReleaseStatus | None:

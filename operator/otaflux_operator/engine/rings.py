@@ -34,7 +34,7 @@ def notice_failure(draft: Draft, observation: Observation, now: datetime) -> Non
     published = observation.published
     if draft.trip is not None or draft.standing is not Standing.LIVE or draft.release is None:
         return
-    draft.trip = heard_of_trip(draft, observation)
+    draft.trip = heard_of_trip(draft, observation, now)
     known = observation.counted(draft.run, draft.release.digest, now).counts
     if draft.trip is not None or known is None or published is None:
         return

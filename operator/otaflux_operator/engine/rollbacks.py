@@ -31,17 +31,11 @@ def by_failure(
 ) -> None:
     """A ring failed whose action is Rollback: devices that have the release get the stable one.
 
-    The trip is published before, so that whoever stops between two writes still knows of it.
+    The trip is published and in the status before, so that whoever stops between two writes still
+    knows of it: at the earliest in the second after it, as what is in the status is no older.
     Without a release to go back to that is all: the trip stops the offers.
     """
-    if draft.trip is None or draft.standing is not Standing.LIVE:
-        return
-    if not _has_way_back(draft):
-        draft.unreachable = Objection(
-            Reason.NO_STABLE_RELEASE,
-            f"ring {draft.trip.ring} failed, and no release completed before to which its devices "
-            "could go back: release another version, or change spec.retryToken.",
-        )
+    if draft.trip is None or draft.standing is not Standing.LIVE or not has_way_back(draft):
         return
     published = observation.published
     if (
@@ -50,6 +44,7 @@ def by_failure(
         or not observation.mine
         or not published.tripped
         or published.run != draft.run
+        or now <= draft.trip.at
         or _may_be_told_of(draft.trip, observation, now)
     ):
         return
@@ -105,7 +100,9 @@ def take_back(
     release = draft.release
     assert release is not None
     if draft.standing in (Standing.LIVE, Standing.COMPLETED):
-        draft.record(Phase.ROLLED_BACK, _why(draft.trip, to, cause), now)
+        # That the release completed stays told of its own run.
+        own = run if draft.standing is Standing.COMPLETED else None
+        draft.record(Phase.ROLLED_BACK, _why(draft.trip, to, cause), now, own)
     draft.rollback = RollbackStatus(
         cause=cause, from_=release.version, to=to.version, started_at=now
     )
@@ -125,7 +122,7 @@ def resume(
     to = _named(draft, published.stable.digest)
     if to is None:
         to = status_of(published.stable)
-    draft.trip = draft.trip or heard_of_trip(draft, observation)
+    draft.trip = draft.trip or heard_of_trip(draft, observation, now)
     take_back(draft, to, _cause(draft, to, rollout, observation), run, now)
 
 
@@ -143,7 +140,7 @@ def made_up(
     )
 
 
-def heard_of_trip(draft: Draft, observation: Observation) -> TripStatus | None:
+def heard_of_trip(draft: Draft, observation: Observation, now: datetime) -> TripStatus | None:
     """The trip of the current run as servers have it, however long ago they said so."""
     said = observation.answer.said
     if said is None or said.trip is None or said.trip.run != draft.run:
@@ -153,7 +150,7 @@ def heard_of_trip(draft: Draft, observation: Observation) -> TripStatus | None:
         ring=trip.ring,
         failed=trip.failed,
         updated=trip.updated,
-        at=trip.at.replace(microsecond=0),
+        at=min(trip.at.replace(microsecond=0), now),
     )
 
 
@@ -164,15 +161,18 @@ def finish(draft: Draft, rollout: FirmwareRollout, observation: Observation, now
     not known of at the end is `unconfirmed`. What a person has to do then, `draft.unreachable`
     says.
     """
-    if draft.standing is Standing.ROLLING_BACK:
-        _count(draft, rollout, observation, now)
+    if draft.standing is Standing.ROLLING_BACK and draft.rollback is not None:
+        _count(draft, draft.rollback, rollout, observation, now)
     draft.unreachable = draft.unreachable or _aftermath(draft, observation)
 
 
-def _count(draft: Draft, rollout: FirmwareRollout, observation: Observation, now: datetime) -> None:
-    rollback = draft.rollback or made_up(draft, rollout, observation, now)
-    if rollback is None:
-        return
+def _count(
+    draft: Draft,
+    rollback: RollbackStatus,
+    rollout: FirmwareRollout,
+    observation: Observation,
+    now: datetime,
+) -> None:
     counts = _counts(draft, observation, now)
     if counts is not None:
         total = counts.total
@@ -197,8 +197,8 @@ def _count(draft: Draft, rollout: FirmwareRollout, observation: Observation, now
 
 def ends_at(draft: Draft, rollout: FirmwareRollout) -> datetime | None:
     """When the rollback under way ends, or one begins, at the latest; None where none does."""
-    if draft.standing is Standing.LIVE and draft.trip is not None and _is_bare(draft.trip):
-        return draft.trip.at + FRESH
+    if draft.standing is Standing.LIVE and draft.trip is not None:
+        return draft.trip.at + (FRESH if _is_bare(draft.trip) else timedelta(seconds=1))
     if draft.standing is not Standing.ROLLING_BACK or draft.rollback is None:
         return None
     return draft.rollback.started_at + timedelta(seconds=rollout.spec.device_timeout.seconds)
@@ -217,8 +217,8 @@ def _aftermath(draft: Draft, observation: Observation) -> Objection | None:
         again = "remove spec.rollback and change spec.retryToken"
     return Objection(
         Reason.ROLLED_BACK,
-        f"{release.version} was taken back: release another version, let the artifact name "
-        f"{rollback.to} again, or {again} to run {release.version} again.",
+        f"Devices get {rollback.to} instead of {release.version}: release another version, let the "
+        f"artifact name {rollback.to} again, or {again} to run {release.version} again.",
     )
 
 
@@ -235,7 +235,8 @@ def _may_be_told_of(trip: TripStatus, observation: Observation, now: datetime) -
     return said is None or said.revision != published.revision
 
 
-def _has_way_back(draft: Draft) -> bool:
+def has_way_back(draft: Draft) -> bool:
+    """Whether there is a stable release to take devices of the run back to."""
     stable, release = draft.stable, draft.release
     return stable is not None and (release is None or stable.digest != release.digest)
 

@@ -65,7 +65,8 @@ class Situation:
         if self.is_aborted and draft.candidate is None and not self._may_go_on:
             return Objection(
                 Reason.ABORTED,
-                "The run was aborted: release another version, or change spec.retryToken."
+                "The run was aborted: with spec.state Active, release another version, or change "
+                "spec.retryToken."
                 if draft.standing is Standing.ABORTED
                 else "Nothing is offered until spec.state is Active.",
             )
@@ -86,13 +87,18 @@ class Situation:
         rings = overdue(self.draft, self.rollout, self.now)
         if not rings or self.draft.trip is not None:
             return None
+        ways = "write a longer deadline, or release another version"
+        if self.closed:
+            ways = (
+                "write a longer deadline, release another version, or open the next ring with an "
+                "approval that has the effect Override"
+            )
         texts = [f"ring {ring.name} is past its deadline of {ring.deadline}" for ring in rings]
         text = " and ".join(texts)
         return Objection(
             Reason.DEADLINE_EXCEEDED,
             f"{text[0].upper()}{text[1:]}: its devices may still update; find out why they do not, "
-            "give it more time, release another version, or open the next ring with an approval "
-            "that has the effect Override.",
+            f"{ways}.",
         )
 
     @property
@@ -133,6 +139,16 @@ class Situation:
             if status is not None and status.phase not in ENDED:
                 return ring, status
         return None
+
+    @property
+    def closed(self) -> list[str]:
+        """The rings that were not opened in this run, by name."""
+        rings = self.draft.rings
+        return [
+            ring.name
+            for ring in self.rollout.spec.rings
+            if (known := rings.get(ring.name)) is None or known.opened_at is None
+        ]
 
     @cached_property
     def opens_at(self) -> datetime | None:

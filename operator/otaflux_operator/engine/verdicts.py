@@ -22,6 +22,11 @@ _FINDINGS = {
     Finding.NO_DEVICES: Reason.NO_DEVICES,
     Finding.TOO_FEW_DEVICES: Reason.TOO_FEW_DEVICES,
 }
+_BACK = {
+    Standing.ROLLING_BACK: "is being taken back",
+    Standing.ROLLED_BACK: "was taken back",
+    Standing.ABORTED: "stays: its rollback was aborted",
+}
 _RING_REASONS = frozenset(
     {*_FINDINGS.values(), Reason.SOAKING, Reason.OUTSIDE_WINDOW, Reason.PROGRESSING}
 )
@@ -181,7 +186,9 @@ def _ready(situation: Situation, served: Verdict, reconciling: Verdict | None) -
         return Verdict(type_, False, Reason.NOTHING_RELEASED, "Nothing was released yet.")
     if served.holds is not True:
         return Verdict(type_, served.holds, served.reason, served.message)
-    return Verdict(type_, True, progress(situation))
+    rollback = draft.rollback if draft.standing is Standing.ROLLING_BACK else None
+    failing = rollback is not None and rollback.cause is RollbackCause.FAILURE
+    return Verdict(type_, not failing and draft.trip is None, progress(situation))
 
 
 def progress(situation: Situation) -> Reason:
@@ -229,9 +236,9 @@ def _healthy(situation: Situation) -> Verdict:
     type_, draft, observation = ConditionType.HEALTHY, situation.draft, situation.observation
     if draft.release is None:
         return Verdict(type_, None, Reason.NOTHING_RELEASED, "Nothing was released yet.")
-    if draft.taken_back:
-        failed = draft.rollback is not None and draft.rollback.cause is RollbackCause.FAILURE
-        text = f"{draft.release.version} {'failed and ' if failed else ''}was taken back."
+    if (rollback := draft.rollback) is not None and draft.standing in _BACK:
+        failed = rollback.cause is RollbackCause.FAILURE
+        text = f"{draft.release.version} {'failed and ' if failed else ''}{_BACK[draft.standing]}."
         return Verdict(type_, False if failed else None, progress(situation), text)
     if draft.trip is not None:
         text = failures.summary(draft, draft.trip, situation.rollout, observation, situation.now)
