@@ -1,4 +1,4 @@
-"""How far every rollout's devices are, at any time: counts that follow each change.
+"""Counts that follow each change of a device (over 400 lines: one state, changed in many ways).
 
 Every known device adds its `Share` to the rollouts that it concerns. A share changes when the
 server learns something of the device (`changed`), when time alone changes it, and when policies

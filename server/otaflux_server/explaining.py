@@ -2,32 +2,30 @@
 
 from datetime import UTC, datetime, timedelta
 
-from otaflux_policy import versions
 from otaflux_policy.assessing import Assessment, deciding
 from otaflux_policy.attempts import IN_FLIGHT, AttemptState
-from otaflux_policy.cohorts import BUCKETS, bucket, within
-from otaflux_policy.contract import Policy, Release, Ring, State
+from otaflux_policy.cohorts import bucket
+from otaflux_policy.contract import Policy, Release, State
 from otaflux_policy.counts import Trip
 from otaflux_policy.decisions import Decision, Match
 from otaflux_policy.devices import Device
 from otaflux_policy.groups import Groups
 from otaflux_policy.models import ContractModel
 from otaflux_policy.reasons import MEANINGS, DecisionReason
-from otaflux_policy.selectors import DeviceSelector
 from otaflux_policy.windows import Window, is_open
 from otaflux_server.attempts import AttemptView, attempt_view
+from otaflux_server.checks import (
+    Check,
+    check_min_version,
+    check_models,
+    check_percent,
+    check_selector,
+)
 from otaflux_server.counting import Counting
 from otaflux_server.decisions import Cached, Decisions
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.policies import Rules
 from otaflux_server.protocols.native import obstacle
-
-
-class Check(ContractModel):
-    """One condition; `detail` says what was compared, or why it does not hold."""
-
-    holds: bool
-    detail: str
 
 
 class ExplainedRing(ContractModel):
@@ -351,66 +349,18 @@ def _rollout(
         target=target and target.version,
         stable=stable and stable.version,
         chosen=here is not None,
-        selector=_selector(policy.device_selector, device, labels),
-        models=_models(policy, device.model or groups.model(device.id)),
-        min_version=_min_version(policy, device.version),
+        selector=check_selector(policy.device_selector, device, labels),
+        models=check_models(policy, device.model or groups.model(device.id)),
+        min_version=check_min_version(policy, device.version),
         bucket=place,
         rings=tuple(
             ExplainedRing(
                 name=ring.name,
                 open=ring.open,
                 chosen=here is not None and here.ring is not None and here.ring.name == ring.name,
-                selector=_selector(ring.selector, device, labels),
-                percent=_percent(ring, place),
+                selector=check_selector(ring.selector, device, labels),
+                percent=check_percent(ring, place),
             )
             for ring in policy.rings
         ),
     )
-
-
-def _selector(selector: DeviceSelector | None, device: Device, labels: dict[str, str]) -> Check:
-    if selector is None:
-        return Check(holds=True, detail="no selector")
-    wrong = [
-        f"label {key} is {labels[key]!r}, not {value!r}" if key in labels else f"no label {key}"
-        for key, value in selector.match_labels.items()
-        if labels.get(key) != value
-    ]
-    wrong += [
-        f"label {part.key} ({labels.get(part.key)!r}) is not {part.operator.value} "
-        f"{list(part.values)}"
-        for part in selector.match_expressions
-        if not part.matches(labels)
-    ]
-    if selector.names and not DeviceSelector(names=selector.names).matches(device.id, labels):
-        wrong.append(f"the id fits none of the names {list(selector.names)}")
-    return Check(holds=not wrong, detail="; ".join(wrong) or "selects the device")
-
-
-def _models(policy: Policy, model: str | None) -> Check:
-    wanted = policy.compatibility.models
-    if not wanted:
-        return Check(holds=True, detail="every model")
-    if model is None:
-        return Check(holds=False, detail=f"the model is unknown, not one of {list(wanted)}")
-    holds = model in wanted
-    return Check(holds=holds, detail=f"{model} is {'' if holds else 'not '}one of {list(wanted)}")
-
-
-def _min_version(policy: Policy, version: str | None) -> Check:
-    least = policy.compatibility.min_version
-    if least is None:
-        return Check(holds=True, detail="every version")
-    order = versions.compare(version, least)
-    if order is None:
-        return Check(holds=False, detail=f"{version or 'unknown'} has no order against {least}")
-    return Check(holds=order >= 0, detail=f"{version} against at least {least}")
-
-
-def _percent(ring: Ring, place: int | None) -> Check:
-    if ring.percent is None:
-        return Check(holds=True, detail="no percentage")
-    if place is None:
-        return Check(holds=False, detail="no release yet to draw a share for")
-    bound = ring.percent * (BUCKETS // 100)
-    return Check(holds=within(ring.percent, place), detail=f"bucket {place}, below {bound} is in")

@@ -1,4 +1,4 @@
-"""What devices do and get: the one place where protocols meet decisions and records."""
+"""Where protocols meet decisions and records (over 400 lines: every verb of a protocol)."""
 
 import asyncio
 import contextlib

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ from otaflux_policy.assessing import Spans
 from otaflux_policy.contract import SCHEMA_VERSION
 from otaflux_policy.served import Replica, ServedRollout
 from otaflux_server.artifacts import ArtifactStore
+from otaflux_server.background import RESTART_SECONDS, end, kept
 from otaflux_server.counting import Counting
 from otaflux_server.decisions import Decisions
 from otaflux_server.device_app import DeviceApp
@@ -34,6 +35,7 @@ from otaflux_server.fleet import Fleet
 from otaflux_server.http import protocol_class, sweep
 from otaflux_server.internal import EvidenceDetail, internal_app
 from otaflux_server.learning import Learning
+from otaflux_server.listeners import Listener, bound, stop_all
 from otaflux_server.loading import Loader
 from otaflux_server.metrics import EvidenceState, Metrics
 from otaflux_server.offers import Database
@@ -48,7 +50,6 @@ from otaflux_server.slices import collect_often
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 1024
-_RESTART_SECONDS = 1.0
 _LOAD_SECONDS = 10.0
 """Devices are first listened to when the evidence is loaded, but at the latest then."""
 
@@ -265,7 +266,7 @@ class UpdateServer:
             self.artifacts.load()
             self.policies.load()
             stack.callback(self._files.close)
-            stack.push_async_callback(_end, _keep("policy files", self._files.run))
+            stack.push_async_callback(end, kept("policy files", self._files.run))
             stack.push_async_callback(self._fetcher.close)
             self._fetcher.start()
             stack.push_async_callback(self._store.close)
@@ -279,12 +280,12 @@ class UpdateServer:
                 ("retention", self._retention.run),
                 ("garbage", collect_often),
             ):
-                stack.push_async_callback(_end, _keep(name, running))
+                stack.push_async_callback(end, kept(name, running))
             if self._source is not None:
                 source = asyncio.create_task(self._follow(self._source), name="policy source")
-                stack.push_async_callback(_end, source)
-            servers: list[_Server] = []
-            stack.push_async_callback(_stop, servers)
+                stack.push_async_callback(end, source)
+            servers: list[Listener] = []
+            stack.push_async_callback(stop_all, servers)
             self.internal_url, _ = await self._serve(
                 servers, self.settings.internal_listen, self.internal_app, "httptools"
             )
@@ -298,8 +299,8 @@ class UpdateServer:
                 self.device_app,
                 protocol_class(limits, self.device_app.at_once),
             )
-            sweeping = _keep("sweep", lambda: sweep(state, limits))
-            stack.push_async_callback(_end, sweeping)
+            sweeping = kept("sweep", lambda: sweep(state, limits))
+            stack.push_async_callback(end, sweeping)
             self._exit = stack.pop_all()
         log.info("serving", devices=self.device_url, internal=self.internal_url)
         return self
@@ -330,17 +331,17 @@ class UpdateServer:
                 self.policies.disconnected(f"the policy source failed ({type(error).__name__})")
             else:
                 self.policies.disconnected("the policy source ended")
-            await asyncio.sleep(_RESTART_SECONDS)
+            await asyncio.sleep(RESTART_SECONDS)
 
     async def _serve(
         self,
-        servers: "list[_Server]",
+        servers: list[Listener],
         listen: str,
         app: Any,
         protocol: Any,
     ) -> tuple[str, ServerState]:
         host, port = address(listen)
-        listener = _listener(host, port)
+        listener = bound(host, port)
         config = uvicorn.Config(
             app,
             http=protocol,
@@ -355,7 +356,7 @@ class UpdateServer:
             backlog=_BACKLOG,
             timeout_graceful_shutdown=int(self.settings.shutdown_seconds),
         )
-        server = _Server(config, listener)
+        server = Listener(config, listener)
         servers.append(server)
         await server.start()
         shown = f"[{host}]" if ":" in host else host
@@ -375,63 +376,6 @@ class _Writes:
         self.at = time.time()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn within a loop and a process that are not its own: it leaves signals alone."""
-
-    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
-        super().__init__(config)
-        self._listener = listener
-        self._stopping = asyncio.Event()
-        self._serving: asyncio.Task[None] | None = None
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def main_loop(self) -> None:
-        """Instead of looking ten times a second whether to stop; `date` headers are off."""
-        await self._stopping.wait()
-
-    async def start(self) -> None:
-        """Returns once connections are accepted."""
-        self._serving = asyncio.create_task(self.serve([self._listener]), name="uvicorn")
-        while not self.started:
-            if self._serving.done():
-                await self._serving
-                raise OSError("the server ended while it started")
-            await asyncio.sleep(0)
-
-    async def stop(self) -> None:
-        """Returns once all connections are closed, at the latest after the graceful time."""
-        self._stopping.set()
-        try:
-            if self._serving is not None:
-                await self._serving
-        finally:
-            self._listener.close()
-        for connection in list(self.server_state.connections):
-            transport = getattr(connection, "transport", None)
-            if transport is not None:
-                transport.abort()
-
-
-async def _stop(servers: list[_Server]) -> None:
-    await asyncio.gather(*(server.stop() for server in servers))
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
 @contextlib.contextmanager
 def _locked(settings: Settings) -> Iterator[None]:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -447,22 +391,3 @@ def _locked(settings: Settings) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _keep(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-    """A task that runs it, and again a moment after a fault of ours ended it."""
-
-    async def running() -> None:
-        while True:
-            try:
-                return await run()
-            except Exception:
-                log.exception("background work failed", name=name)
-            await asyncio.sleep(_RESTART_SECONDS)
-
-    return asyncio.create_task(running(), name=name)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

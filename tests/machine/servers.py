@@ -1,4 +1,4 @@
-"""An update server without a wire or a database, and what must hold of each of its answers.
+"""An update server without wire or database, and its laws (over 400 lines: one class).
 
 It keeps the facts of every device, claims offers one at a time, counts and trips, all by the
 functions that the real one uses. What an answer must not be is judged by what happened: the

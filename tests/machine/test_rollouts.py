@@ -1,4 +1,4 @@
-"""Random devices and random people against the engine, the decision and the evidence.
+"""Random devices and people against engine and decision (over 400 lines: one machine).
 
 Time, wire, database and API server are simulated; everything that decides is real. The default
 takes less than a minute; `OTAFLUX_MACHINE_EXAMPLES` and `OTAFLUX_MACHINE_STEPS` make it larger,

@@ -1,4 +1,4 @@
-"""The operator's ports in memory: what Kubernetes, servers and registries are in its tests."""
+"""The operator's ports in memory (over 400 lines: all of Kubernetes that its tests need)."""
 
 import asyncio
 import copy

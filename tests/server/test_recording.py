@@ -1,4 +1,4 @@
-"""What devices do becomes facts: of the right attempt, once, in memory and in the database."""
+"""What devices do becomes facts, each once (over 400 lines: every protocol and fact)."""
 
 import asyncio
 import json

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from otaflux_cli.outputs import console, table
 from otaflux_policy.reasons import DecisionReason
 from otaflux_server.attempts import AttemptView
-from otaflux_server.explaining import Check, ExplainedRing, ExplainedRollout, Explanation
+from otaflux_server.checks import Check
+from otaflux_server.explaining import ExplainedRing, ExplainedRollout, Explanation
 
 if TYPE_CHECKING:
     from rich.text import Text
