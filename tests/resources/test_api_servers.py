@@ -168,8 +168,8 @@ async def test_kubectl_shows_what_the_models_describe(
     )
     table = await control_plane.kubectl("get", "fwr", "-n", namespace)
     header, row = (line.split() for line in table.splitlines())
-    assert header == ["NAME", "VERSION", "PHASE", "RING", "UPDATED", "READY", "AGE"]
-    assert row[:-1] == ["thermostat", "1.4.0", "Progressing", "2/4", "12/50", "True"]
+    assert header == ["NAME", "VERSION", "PHASE", "RING", "UPDATED", "READY", "REASON", "AGE"]
+    assert row[:-1] == ["thermostat", "1.4.0", "Progressing", "2/4", "12/50", "True", "Served"]
 
 
 def _parses(manifest: Manifest) -> bool:
