@@ -1,5 +1,6 @@
 """Manifests at the door of a real API server, with the CRDs of `deploy/crds`."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from otaflux_cli.control_plane.api_servers import ControlPlane
+from otaflux_cli.control_plane.processes import CommandFailed
 from otaflux_operator.resources import InvalidManifest, parse_rollout, read_group, read_rollout
 from tests.resources.invalid_manifests import Case, suite
 from tests.resources.random_manifests import random_rollouts
@@ -154,7 +156,7 @@ async def test_kubectl_shows_what_the_models_describe(
 ) -> None:
     # kubectl keeps the resource types that it found before the CRDs came; `get` looks again.
     await control_plane.kubectl("get", "fwr", "-n", namespace)
-    explained = await control_plane.kubectl("explain", "fwr.spec.rings.soak")
+    explained = await _explained(control_plane, "fwr.spec.rings.soak")
     assert "How long the success condition must hold before the ring is complete." in " ".join(
         explained.split()
     )
@@ -170,6 +172,16 @@ async def test_kubectl_shows_what_the_models_describe(
     header, row = (line.split() for line in table.splitlines())
     assert header == ["NAME", "VERSION", "PHASE", "RING", "UPDATED", "READY", "REASON", "AGE"]
     assert row[:-1] == ["thermostat", "1.4.0", "Progressing", "2/4", "12/50", "True", "Served"]
+
+
+async def _explained(control_plane: ControlPlane, field: str) -> str:
+    """What `kubectl explain` says, once the API server publishes the new kind."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await control_plane.kubectl("explain", field)
+            except CommandFailed:
+                await asyncio.sleep(0.2)
 
 
 def _parses(manifest: Manifest) -> bool:
