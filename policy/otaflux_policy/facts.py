@@ -17,7 +17,8 @@ MAX_DOWNLOADS = 3
 _T = TypeVar("_T")
 
 
-def _joined(a: _T | None, b: _T | None, join: Callable[[_T, _T], _T]) -> _T | None:
+def joined(a: _T | None, b: _T | None, join: Callable[[_T, _T], _T]) -> _T | None:
+    """What both know of one fact: the one that is known, or both joined."""
     if a is None or b is None:
         return b if a is None else a
     return join(a, b)
@@ -41,8 +42,8 @@ class Download:
         return Download(
             self.started,
             min(self.completed, other.completed),
-            _joined(self.first_poll, other.first_poll, min),
-            _joined(self.last_poll, other.last_poll, max),
+            joined(self.first_poll, other.first_poll, min),
+            joined(self.last_poll, other.last_poll, max),
         )
 
 
@@ -90,20 +91,20 @@ class Facts:
     def join(self, other: "Facts") -> "Facts":
         """What both know."""
         return Facts(
-            first_offer=_joined(self.first_offer, other.first_offer, min),
-            last_offer=_joined(self.last_offer, other.last_offer, max),
-            offer_ended=_joined(self.offer_ended, other.offer_ended, max),
-            first_byte=_joined(self.first_byte, other.first_byte, min),
-            last_request=_joined(self.last_request, other.last_request, max),
+            first_offer=joined(self.first_offer, other.first_offer, min),
+            last_offer=joined(self.last_offer, other.last_offer, max),
+            offer_ended=joined(self.offer_ended, other.offer_ended, max),
+            first_byte=joined(self.first_byte, other.first_byte, min),
+            last_request=joined(self.last_request, other.last_request, max),
             downloads=_join_downloads(self.downloads, other.downloads),
-            install_reported=_joined(self.install_reported, other.install_reported, min),
-            restart_seen=_joined(self.restart_seen, other.restart_seen, min),
-            target_first=_joined(self.target_first, other.target_first, min),
-            target_last=_joined(self.target_last, other.target_last, max),
-            other_first=_joined(self.other_first, other.other_first, min),
-            other_last=_joined(self.other_last, other.other_last, max),
-            failure=_joined(self.failure, other.failure, max),
-            last_poll=_joined(self.last_poll, other.last_poll, max),
+            install_reported=joined(self.install_reported, other.install_reported, min),
+            restart_seen=joined(self.restart_seen, other.restart_seen, min),
+            target_first=joined(self.target_first, other.target_first, min),
+            target_last=joined(self.target_last, other.target_last, max),
+            other_first=joined(self.other_first, other.other_first, min),
+            other_last=joined(self.other_last, other.other_last, max),
+            failure=joined(self.failure, other.failure, max),
+            last_poll=joined(self.last_poll, other.last_poll, max),
         )
 
 

@@ -1,4 +1,4 @@
-"""Counts that follow each change of a device (over 400 lines: one state, changed in many ways).
+"""How far every rollout's devices are, at any time: counts that follow each change.
 
 Every known device adds its `Share` to the rollouts that it concerns. A share changes when the
 server learns something of the device (`changed`), when time alone changes it, and when policies
@@ -7,7 +7,6 @@ little. Until that is done, the counts are those from before, under the revision
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Set
 from datetime import UTC, datetime
@@ -15,24 +14,21 @@ from typing import Self
 
 import structlog
 
-from otaflux_policy.assessing import Assessment, Spans, assess, terms
-from otaflux_policy.contract import Policy
+from otaflux_policy.assessing import Spans
 from otaflux_policy.counts import (
     RolloutCounts,
-    Share,
     Trip,
-    member_share,
-    outcome_share,
     trip,
 )
-from otaflux_policy.decisions import Match
+from otaflux_server.background import kept, set_within
 from otaflux_server.breakers import Breakers, Trips
 from otaflux_server.calendars import NEVER, Calendar
 from otaflux_server.devices import DeviceRecord
-from otaflux_server.placing import Placement, placer
+from otaflux_server.placing import placer
 from otaflux_server.policies import PolicyStore, Rules
 from otaflux_server.slices import SLICE_SECONDS
 from otaflux_server.spaces import NO_SLOTS, NOTHING, Entry, Slots, Space, Weight
+from otaflux_server.weighing import Weigher
 
 log = structlog.get_logger(__name__)
 
@@ -62,17 +58,13 @@ class Counting:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`scan_seconds`: see `counted`. `store` keeps trips; None: they end with the process."""
+        """`scan_seconds`: see `Weigher`. `store` keeps trips; None: they end with the process."""
         self.breakers = Breakers(store)
-        self.longest_slice = 0.0
-        """Seconds; the longest that the event loop was kept so far."""
         self._policies = policies
-        self._spans = spans or Spans()
-        self.scan_seconds = scan_seconds
+        self.weigher = Weigher(spans or Spans(), scan_seconds, clock)
         self._clock = clock
         self._monotonic = monotonic
         self._loaded = False
-        self._restored_at = -NEVER
         self._spaces: dict[str, Space] = {}
         self._unsettled: dict[str, None] = {}
         self._calendar = Calendar()
@@ -84,8 +76,8 @@ class Counting:
 
     async def __aenter__(self) -> Self:
         self._tasks = [
-            asyncio.create_task(self._run(), name="counting"),
-            asyncio.create_task(self.breakers.run(), name="breakers"),
+            kept("counting", self._run),
+            kept("breakers", self.breakers.run),
         ]
         return self
 
@@ -105,7 +97,7 @@ class Counting:
         """
         self._loaded = True
         if restored_at is not None:
-            self._restored_at = restored_at.timestamp()
+            self.weigher.restored_at = restored_at.timestamp()
         self._recount()
 
     def changed(self, record: DeviceRecord) -> None:
@@ -198,79 +190,10 @@ class Counting:
         return entry.weight
 
     def counted(self, record: DeviceRecord) -> bool:
-        """Whether the device counts: a group names it exactly, or it polled over `scan_seconds`.
-
-        Whatever else asks once may be a scanner that tries ids.
-        """
-        rules = self._policies.rules(record.device.namespace)
-        return rules.groups.names_exactly(record.device.id) or self._polled_over(record)
-
-    def weigh(
-        self, record: DeviceRecord, placement: Placement, rules: Rules
-    ) -> tuple[Weight, float]:
-        """What the device adds by these rules, computed anew, and when time alone changes that.
-
-        The time is in seconds since 1970.
-        """
-        at = self._clock()
-        now = datetime.fromtimestamp(at, UTC)
-        shares: list[tuple[str, Share]] = []
-        due = NEVER
-        matched = placement.matched
-        waits = False
-        own = ""
-        if isinstance(matched, Match):
-            policy = matched.policy
-            own = policy.name
-            assessed = self._assess(policy, record, now)
-            heard = record.last_seen >= self._restored_at
-            seen = datetime.fromtimestamp(record.last_seen, UTC)
-            share = member_share(
-                policy, matched.ring, record.device, assessed, seen=seen, heard=heard, now=now
-            )
-            due = _until(assessed)
-            inactive = record.last_seen + policy.active_within
-            if inactive >= at:
-                # At that very time it still is active.
-                due = min(due, inactive + 1e-3)
-            else:
-                waits = True
-            waits = waits or not heard
-            if share is not None:
-                shares.append((own, share))
-        for name in record.attempts:
-            if name == own:
-                continue
-            lost = _policy(rules, name)
-            if lost is None:
-                continue
-            assessed = self._assess(lost, record, now)
-            due = min(due, _until(assessed))
-            outcome = outcome_share(lost, assessed)
-            if outcome is not None:
-                shares.append((name, outcome))
-        counted = rules.groups.names_exactly(record.device.id) or self._polled_over(record)
-        if not counted:
-            # Its polls are of no interest before one of them can make it count.
-            enough = NEVER if record.first_poll is None else record.first_poll + self.scan_seconds
-            if record.first_poll is not None and at < enough:
-                due = min(due, enough)
-            else:
-                waits = True
-        return Weight(tuple(shares), placement.shadowed, counted, waits), due
+        """Whether the device counts (`Weigher.counted`)."""
+        return self.weigher.counted(record, self._policies.rules(record.device.namespace))
 
     # Inside
-
-    def _assess(self, policy: Policy, record: DeviceRecord, now: datetime) -> Assessment:
-        known = record.attempts.get(policy.name)
-        if not known:
-            return _NO_ATTEMPT
-        judged_by = terms(policy, self._spans, reports=record.reports)
-        return assess(policy, known, judged_by, now)
-
-    def _polled_over(self, record: DeviceRecord) -> bool:
-        first, last = record.first_poll, record.last_poll
-        return first is not None and last is not None and last - first >= self.scan_seconds
 
     def _policies_changed(self) -> None:
         self._tripped.clear()
@@ -319,7 +242,7 @@ class Counting:
         placement = record.place
         if placement is None or not placement.holds(record.device, space.rules):
             placement = record.place = space.compiled.place(record.device)
-        weight, due = self.weigh(record, placement, space.rules)
+        weight, due = self.weigher.weigh(record, placement, space.rules)
         weight = space.shared(weight)
         before = entry.weight if entry.round == space.round else NOTHING
         entry.weight, entry.round = weight, space.round
@@ -356,9 +279,7 @@ class Counting:
             if wait <= 0:
                 await asyncio.sleep(0)
                 continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait, _LONGEST_WAIT)):
-                    await self._wake.wait()
+            await set_within(self._wake, min(wait, _LONGEST_WAIT))
 
     def _work_on(self, seconds: float) -> float:
         """`work`; a fault of ours keeps neither other devices from being counted nor the caller."""
@@ -382,7 +303,6 @@ class Counting:
             self._newest = now
         self._newest = max(now, self._newest)
         done = self._work_unsettled(deadline) and self._work_due(now, deadline)
-        self.longest_slice = max(self.longest_slice, self._monotonic() - began)
         return self._calendar.seconds(self._clock()) if done else 0.0
 
     def _work_unsettled(self, deadline: float) -> bool:
@@ -414,15 +334,3 @@ class Counting:
             if self._monotonic() >= deadline:
                 return False
         return not self._unsettled
-
-
-def _until(assessed: Assessment) -> float:
-    where = assessed.standing
-    return where.until.timestamp() if where is not None and where.until is not None else NEVER
-
-
-def _policy(rules: Rules, name: str) -> Policy | None:
-    return next((policy for policy in rules.policies if policy.name == name), None)
-
-
-_NO_ATTEMPT = Assessment()

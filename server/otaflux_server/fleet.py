@@ -1,26 +1,21 @@
-"""Where protocols meet decisions and records (over 400 lines: every verb of a protocol)."""
+"""What devices do and get: the one place where protocols meet decisions and records."""
 
 import asyncio
-import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from types import MappingProxyType
 from typing import Protocol
 
 import structlog
 
-from otaflux_policy.attempts import AttemptRef, AttemptState
-from otaflux_policy.contract import Policy, State
+from otaflux_policy.attempts import AttemptRef
 from otaflux_policy.decisions import Decision
 from otaflux_policy.facts import Download, Facts
-from otaflux_policy.reasons import DecisionReason
-from otaflux_policy.windows import is_open
 from otaflux_server.artifacts import ArtifactStore, StoredArtifact
 from otaflux_server.coverage import Coverage
-from otaflux_server.decisions import Cached, Decisions
+from otaflux_server.decisions import Decisions
 from otaflux_server.deliveries import Deliveries, Delivery
 from otaflux_server.devices import DeviceKey, DeviceRecord, Devices, Report, Transfer
 from otaflux_server.hearing import Hearing, said_of
@@ -30,16 +25,13 @@ from otaflux_server.offers import Database, Offers
 from otaflux_server.policies import PolicyStore
 from otaflux_server.replies import Reply
 from otaflux_server.settings import Settings
+from otaflux_server.withdrawals import Withdrawals
 
 log = structlog.get_logger(__name__)
 
-_SLICE_SECONDS = 0.004
-_LONGEST_WAIT = 60.0
 _LEFT = 10_000
 """Devices that left memory and are kept until their facts are written."""
 _NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
-_WAITING = frozenset({DecisionReason.CONCURRENCY_LIMIT, DecisionReason.ARTIFACT_UNAVAILABLE})
-"""Reasons that withdraw no offer of the same run."""
 
 
 class Counted(Protocol):
@@ -105,10 +97,15 @@ class Fleet:
         self._monotonic = monotonic
         # Devices that had to leave memory, until what is known of them is surely written.
         self._left: OrderedDict[DeviceKey, DeviceRecord] = OrderedDict()
-        self._stopped: dict[tuple[str, str], float] = {}
-        self._going: frozenset[tuple[str, str]] = frozenset()
-        self._halted: frozenset[tuple[str, str]] = frozenset()
-        self._changed = asyncio.Event()
+        self._withdrawals = Withdrawals(
+            policies,
+            decisions,
+            learning,
+            self.deliveries,
+            pin_seconds=settings.pin_seconds,
+            clock=clock,
+            monotonic=monotonic,
+        )
         devices.forgets = self._forget
         policies.subscribe(self.rules_changed)
 
@@ -195,7 +192,7 @@ class Fleet:
         if before is None or cached.policy is not before.policy:
             record.due = 0.0
         if cached is not before and (record.offered is not None or record.pinned is not None):
-            self._withdraw(record, cached)
+            self._withdrawals.withdraw(record, cached)
             if record.cached is None:
                 return self.decide(record, slot=slot)
         return cached.decision
@@ -234,13 +231,10 @@ class Fleet:
         cached, artifact = record.cached, self.stored(record)
         if cached is None or artifact is None or artifact.digest != record.pinned:
             return None
-        now = self._monotonic()
-        rollout = (record.device.namespace, cached.decision.rollout or "")
         told = record.pinned_until - self.settings.pin_seconds
-        stopped = self._stopped.get(rollout)
-        if now >= record.pinned_until or (stopped is not None and told <= stopped):
-            return None
-        return artifact
+        rollout = (record.device.namespace, cached.decision.rollout or "")
+        over = self._monotonic() >= record.pinned_until
+        return None if over or self._withdrawals.stopped_since(rollout, told) else artifact
 
     # Transfers
 
@@ -264,15 +258,8 @@ class Fleet:
         record, artifact = self._receiver(delivery), delivery.artifact
         start, end = delivery.start, delivery.start + delivery.sent
         coverage = record.coverage
-        if (
-            coverage is None
-            or coverage.digest != artifact.digest
-            or (start, end)
-            == (
-                0,
-                artifact.size,
-            )
-        ):
+        whole = start == 0 and end == artifact.size
+        if whole or coverage is None or coverage.digest != artifact.digest:
             coverage = record.coverage = Coverage(artifact.digest, artifact.size, delivery.asked)
         coverage.add(start, end)
         if not coverage.complete:
@@ -300,49 +287,17 @@ class Fleet:
         """The device's record now: it may have left memory, and come back, meanwhile."""
         return self.devices.get(*delivery.record.key) or delivery.record
 
-    # What policies withdraw
-
     def rules_changed(self) -> None:
-        """Policies, groups or breakers changed: cuts transfers, breaks pins; offers follow."""
-        now = self._monotonic()
-        going, halted = set[tuple[str, str]](), set[tuple[str, str]]()
-        for policy in self._policies.policies():
-            stopped = policy.state is not State.ACTIVE or self._is_tripped(policy)
-            (halted if stopped else going).add((policy.namespace, policy.name))
-        for key in self._going - going:
-            self._stopped[key] = now
-        for key in halted - self._halted:
-            self._stopped[key] = now
-        self._going, self._halted = frozenset(going), frozenset(halted)
-        oldest = now - self.settings.pin_seconds
-        for key in [key for key, at in self._stopped.items() if at < oldest]:
-            del self._stopped[key]
-        for delivery in self.deliveries:
-            if self._is_withdrawn(delivery):
-                log.info("transfer cut", rollout=delivery.rollout, sent=delivery.sent)
-                delivery.end()
-        self._changed.set()
+        """Policies, groups or breakers changed (`Withdrawals.rules_changed`)."""
+        self._withdrawals.rules_changed()
 
     async def run(self) -> None:
         """Ends the offers that are withdrawn, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._end_offers())
+            tasks.create_task(self._withdrawals.run(self.decide))
             tasks.create_task(self._settle_left())
 
-    async def _end_offers(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._changed.clear()
-            deadline = loop.time() + _SLICE_SECONDS
-            for record in list(self._learning.offered.values()):
-                if not record.unread:
-                    self.decide(record)
-                if loop.time() >= deadline:
-                    await asyncio.sleep(0)
-                    deadline = loop.time() + _SLICE_SECONDS
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._next_window()):
-                    await self._changed.wait()
+    # Inside
 
     async def _settle_left(self) -> None:
         """Devices that left memory are left to the database, once their facts are written."""
@@ -358,65 +313,6 @@ class Fleet:
             for key, record in leaving:
                 if self._left.get(key) is record:
                     del self._left[key]
-
-    def _next_window(self) -> float:
-        """Seconds until a window opens or closes, at most `_LONGEST_WAIT`."""
-        now = moment(self._clock())
-        changes = [
-            (window.next_change(now) - now) / timedelta(seconds=1)
-            for policy in self._policies.policies()
-            for window in policy.windows
-        ]
-        return min([_LONGEST_WAIT, *(max(0.0, change) + 0.001 for change in changes)])
-
-    def _is_tripped(self, policy: Policy) -> bool:
-        return policy.tripped or policy.name in self._decisions.counts.tripped(policy.namespace)
-
-    def _is_withdrawn(self, delivery: Delivery) -> bool:
-        policy = self._policies.policy(delivery.record.device.namespace, delivery.rollout)
-        if policy is None or policy.state is State.ABORTED:
-            return True
-        ref = delivery.ref
-        if policy.rolling_back and any(gone.digest == ref.digest for gone in policy.rollback_from):
-            return True
-        target = policy.target
-        of_run = target is not None and ref == AttemptRef(policy.run, target.digest)
-        return of_run and not policy.rolling_back and self._is_tripped(policy)
-
-    def _withdraw(self, record: DeviceRecord, cached: Cached) -> None:
-        """Ends the offer, and breaks the pin, that the new decision does not bear out."""
-        decision, artifact = cached.decision, cached.artifact
-        if decision.reason is DecisionReason.HOLD:
-            return
-        offer = record.offered
-        same = offer is not None and (decision.rollout, decision.run) == (offer[0], offer[1].run)
-        waits = same and decision.reason in _WAITING
-        other = artifact is None or artifact.digest != record.pinned
-        if record.pinned is not None and other and not waits:
-            self._learning.pin(record, None)
-        if offer is None or waits:
-            return
-        rollout, ref = offer
-        release = decision.release
-        stands = same and release is not None and release.digest == ref.digest
-        if stands and not self._is_out_of_time(cached):
-            return
-        self._learning.pin(record, None)
-        known = record.attempts.get(rollout, {}).get(ref, Facts())
-        now = moment(self._clock())
-        ended = max(now, known.last_offer or now)  # the clock may go back
-        self._learning.learn(record, rollout, ref, Facts(offer_ended=ended))
-
-    def _is_out_of_time(self, cached: Cached) -> bool:
-        """Whether the window closed before the offer was taken up: windows govern starting."""
-        policy, where = cached.policy, cached.assessed.standing
-        if policy is None or policy.rolling_back or where is None:
-            return False
-        if where.state is not AttemptState.OFFERED:
-            return False
-        return not is_open(policy.windows, moment(self._clock()))
-
-    # Inside
 
     def _next_due(self, record: DeviceRecord, now: float) -> float:
         due = now + self._contact_seconds

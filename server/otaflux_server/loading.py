@@ -1,7 +1,6 @@
 """From the database into memory: all of it at the start, then what other servers record."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
@@ -12,6 +11,7 @@ import structlog
 from otaflux_policy.assessing import relevant
 from otaflux_policy.attempts import AttemptRef
 from otaflux_policy.counts import Trip
+from otaflux_server.background import set_within
 from otaflux_server.devices import DeviceRecord, Devices
 from otaflux_server.evidence.databases import StoreUnavailable, migrate
 from otaflux_server.evidence.records import Changes, Mark, RunKey, StoredAttempt, StoredDevice
@@ -80,9 +80,7 @@ class Loader:
         """Until cancelled."""
         await self._insist(self._load)
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._refresh_seconds if self._shared else None):
-                    await self._changed.wait()
+            await set_within(self._changed, self._refresh_seconds if self._shared else None)
             self._changed.clear()
             await self._insist(self._refresh)
 

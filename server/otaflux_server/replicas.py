@@ -1,7 +1,6 @@
 """The servers that share a database: what each serves, and one answer for all of them."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from otaflux_policy.served import (
     ServedPolicy,
     ServedRollout,
 )
+from otaflux_server.background import set_within
 from otaflux_server.evidence.databases import StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -120,9 +120,7 @@ class Replicas:
             self._changed.clear()
             await self.exchange()
             await asyncio.sleep(min(_SPACING_SECONDS, self._interval))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, self._interval - _SPACING_SECONDS)):
-                    await self._changed.wait()
+            await set_within(self._changed, max(0.0, self._interval - _SPACING_SECONDS))
 
     async def exchange(self) -> None:
         """Tells the others of this one, and reads what they told."""
@@ -138,7 +136,7 @@ class Replicas:
         except StoreUnavailable as error:
             self._failed(str(error))
         except Exception as error:  # a fault of ours, or another version tells what is not read
-            self._failed(f"a replica cannot be understood ({type(error).__name__})")
+            self._failed(f"a replica cannot be understood ({type(error).__name__})", error)
         else:
             if self.failure:
                 log.info("the other replicas are known again")
@@ -149,9 +147,9 @@ class Replicas:
                 _Other.of(replica) for replica in known if replica.live and replica.name != own.name
             ]
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, fault: Exception | None = None) -> None:
         if not self.failure:
-            log.warning("the other replicas are not known", reason=why)
+            log.warning("the other replicas are not known", reason=why, exc_info=fault)
         self.failure = why
 
 

@@ -71,9 +71,6 @@ class Retention:
             except StoreUnavailable as error:
                 log.warning("nothing could be pruned", reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:  # a fault of ours
-                log.exception("nothing could be pruned")
-                await asyncio.sleep(_INTERVAL_SECONDS)
             else:
                 await asyncio.sleep(_INTERVAL_SECONDS)
 

@@ -1,23 +1,16 @@
-"""An update server without wire or database, and its laws (over 400 lines: one class).
-
-It keeps the facts of every device, claims offers one at a time, counts and trips, all by the
-functions that the real one uses. What an answer must not be is judged by what happened: the
-server's own log, not by those functions.
-"""
+"""An update server without a wire or a database: what devices do at it, what it answers."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from otaflux_policy import versions
 from otaflux_policy.assessing import Assessment, Spans, assess, deciding, relevant, terms
 from otaflux_policy.attempts import IN_FLIGHT, AttemptRef, AttemptState, Evidence
-from otaflux_policy.contract import Downgrade, Policy, State
+from otaflux_policy.contract import Policy
 from otaflux_policy.counts import (
-    RingCounts,
     RolloutCounts,
     Share,
     Tally,
@@ -32,51 +25,11 @@ from otaflux_policy.facts import Download, Facts, FirstOffer, ReportedFailure
 from otaflux_policy.groups import Groups
 from otaflux_policy.reasons import DecisionReason
 from otaflux_policy.served import ArtifactState, ServedArtifact, ServedRollout
-from otaflux_policy.windows import Window
+from tests.machine.laws import check_breaker, check_decision, is_open, states
+from tests.machine.records import Known, Log
 
 PIN = timedelta(minutes=10)
-DOWNLOADS = 3
 NOBODY = Assessment()
-
-
-@dataclass
-class Known:
-    """What the server knows of a device. `slots`: the ring whose slot each attempt takes."""
-
-    device: Device
-    seen: datetime
-    reports: bool = False
-    attempts: dict[AttemptRef, Facts] = field(default_factory=dict)
-    slots: dict[AttemptRef, str] = field(default_factory=dict)
-    pinned: str | None = None
-    pinned_at: datetime | None = None
-
-
-@dataclass
-class Log:
-    """What happened to one attempt, by the server's clock: the ground of what must hold.
-
-    `failed`: the device said so, last; `good`: it said last that it runs the release.
-    `ring`: of its first offer.
-    """
-
-    ring: str = ""
-    failed: datetime | None = None
-    good: datetime | None = None
-    begun: datetime | None = None
-    deed: datetime | None = None
-    downloads: set[datetime] = field(default_factory=set)
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it said that it failed, and nothing better at that time or later."""
-        return self.failed is not None and (self.good is None or self.failed > self.good)
-
-    def timed_out(self, now: datetime, seconds: int) -> bool:
-        """Whether it began, never completed a download, and was silent for longer than it may."""
-        if self.begun is None or self.good is not None or self.downloads:
-            return False
-        return now >= max(self.begun, self.deed or self.begun) + timedelta(seconds=seconds)
 
 
 class Server:
@@ -263,7 +216,7 @@ class Server:
         counts = self.counts()
         assert counts == fresh.counts(self.policy, self.clock()), "counts drift"
         for ring in (*counts.rings, counts.unplaced, counts.total):
-            assert _states(ring) == ring.members, "states do not add up"
+            assert states(ring) == ring.members, "states do not add up"
             assert ring.succeeded <= ring.active <= ring.members
             assert ring.succeeded <= ring.updated
             assert sum(ring.codes.values()) == ring.failed
@@ -301,7 +254,7 @@ class Server:
         if policy is not None and policy.run not in self.trips:
             counts = self.counts()
             opened = trip(policy, counts, self.clock())
-            _check_breaker(policy, counts, opened)
+            check_breaker(policy, counts, opened)
             if opened is not None:
                 self.trips[policy.run] = opened
 
@@ -352,7 +305,7 @@ class Server:
         )
         decision = judge(self._match(known), known.device, evidence, self.clock())
         self.reasons[decision.reason] += 1
-        self._check_decision(known, decision)
+        check_decision(self, known, decision)
         return decision
 
     def _answered(self, known: Known, decision: Decision, *, polled: bool = True) -> None:
@@ -397,64 +350,13 @@ class Server:
         if decision.reason is DecisionReason.OFFERED:
             assert policy.run not in self.trips, "offered although the breaker is open"
             assert not policy.tripped, "offered although the breaker is open"
-            assert _is_open(policy.windows, now), "offered outside of every window"
+            assert is_open(policy.windows, now), "offered outside of every window"
         name = decision.ring or ""
         self._join(known, ref, Facts(first_offer=FirstOffer(now, name), last_offer=now))
         known.slots[ref] = name
         log = self._log(known.device.id, ref)
         first = known.attempts[ref].first_offer
         log.ring = first.ring if first is not None else name
-
-    def _check_decision(self, known: Known, decision: Decision) -> None:
-        """What no answer may be."""
-        policy, release = self.policy, decision.release
-        assert policy is not None
-        if release is None:
-            return
-        device, reason = known.device, decision.reason
-        assert release.firmware.digest in self.stored, "offered, but not stored"
-        models = policy.compatibility.models
-        model = device.model or self.groups.model(device.id)
-        assert not models or model in models, "offered to an incompatible model"
-        least = policy.compatibility.min_version
-        if least is not None:
-            assert versions.compare(device.version, least) in (0, 1), "offered below minVersion"
-        labels = self.groups.labels(device.id)
-        assert policy.device_selector.matches(device.id, labels), "offered to another's device"
-        ref = AttemptRef(policy.run, release.digest)
-        log = self.log.get((device.id, ref), Log())
-        if ref == deciding(policy):
-            assert not log.has_failed, "offered what failed on the device"
-            timed_out = log.timed_out(self.clock(), policy.device_timeout)
-            assert not timed_out, "offered what timed out on the device"
-            over_and_over = len(log.downloads) >= DOWNLOADS and log.good is None
-            assert not over_and_over, "offered what was downloaded over and over"
-        says = versions.compare(device.version, release.version)
-        if reason is DecisionReason.UP_TO_DATE:
-            was_good = log.good is not None or log.downloads or device.digest == release.digest
-            assert was_good or says == 0, "taken to run what it does not"
-            return
-        assert policy.state is State.ACTIVE, f"offered although {policy.state}"
-        if reason is DecisionReason.ROLLING_BACK:
-            assert policy.rolling_back
-            assert policy.stable is not None
-            assert release.digest == policy.stable.digest
-            return
-        if policy.target is not None and release.digest == policy.target.digest:
-            closed_run = policy.stable is not None and policy.stable.digest == release.digest
-            ring = next((ring for ring in policy.rings if ring.name == decision.ring), None)
-            if not closed_run:
-                assert ring is not None
-                assert ring.open, "the ring is closed"
-                assert not policy.rolling_back, "offered what is taken back"
-        else:
-            assert policy.stable is not None
-            assert release.digest == policy.stable.digest, "offered neither target nor stable"
-            assert says != 1, "taken below what it runs"
-            assert device.version is None or says is not None, "taken from what has no order"
-            assert _is_open(policy.windows, self.clock()), "stable outside of every window"
-        if policy.downgrade is Downgrade.FORBID:
-            assert says != 1, "a forbidden downgrade"
 
     def _said(self, known: Known, version: str) -> None:
         policy, now = self.policy, self.clock()
@@ -482,63 +384,3 @@ class Server:
 
     def _log(self, name: str, ref: AttemptRef) -> Log:
         return self.log.setdefault((name, ref), Log())
-
-
-def _check_breaker(policy: Policy, counts: RolloutCounts, opened: Trip | None) -> None:
-    """It opens for the run that goes on where a rule is broken, and nowhere else."""
-    broken = [
-        ring.name
-        for ring in policy.rings
-        if ring.open
-        and ring.failure is not None
-        and _fails(counts.ring(ring.name), ring.failure.min_sample, ring.failure.max_percent)
-    ]
-    stable, target = policy.stable, policy.target
-    ended = (
-        target is None
-        or policy.rolling_back
-        or policy.state is State.ABORTED
-        or (stable is not None and stable.digest == target.digest)
-    )
-    if opened is None:
-        assert ended or not broken, "the breaker stays shut"
-    else:
-        assert not ended, "the breaker opens after the end"
-        assert opened.ring in broken, "the breaker opens for nothing"
-
-
-def _fails(counts: RingCounts, sample: int, percent: int) -> bool:
-    outcomes = counts.failed_outcomes + counts.updated_outcomes
-    return outcomes >= sample and counts.failed_outcomes * 100 > percent * outcomes
-
-
-def _is_open(windows: Iterable[Window], now: datetime) -> bool:
-    """By arithmetic of its own, for schedules at full hours: `0 * * * *`, `0 2 * * *`."""
-    windows = tuple(windows)
-    return not windows or any(
-        opened <= now < opened + timedelta(seconds=window.duration)
-        for window in windows
-        for opened in _openings(window, now)
-    )
-
-
-def _openings(window: Window, now: datetime) -> list[datetime]:
-    """Those of today and yesterday, as it is there."""
-    minute, hour, *rest = window.schedule.split()
-    assert (minute, rest) == ("0", ["*"] * 3)
-    here = now.astimezone(ZoneInfo(window.time_zone))
-    days = (here - timedelta(days=1), here, here + timedelta(days=1))
-    hours = range(24) if hour == "*" else (int(hour),)
-    return [
-        day.replace(hour=hour, minute=0, second=0, microsecond=0, fold=0).astimezone(UTC)
-        for day in days
-        for hour in hours
-    ]
-
-
-def _states(counts: RingCounts) -> int:
-    fields = (
-        "pending offered downloading downloaded installing updated failed timed_out withdrawn "
-        "not_requested"
-    )
-    return sum(getattr(counts, name) for name in fields.split())

@@ -1,4 +1,4 @@
-"""Random devices and people against engine and decision (over 400 lines: one machine).
+"""Random devices and random people against the engine, the decision and the evidence.
 
 Time, wire, database and API server are simulated; everything that decides is real. The default
 takes less than a minute; `OTAFLUX_MACHINE_EXAMPLES` and `OTAFLUX_MACHINE_STEPS` make it larger,
@@ -6,13 +6,12 @@ and then it is not the same each time.
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     rule,
@@ -20,8 +19,20 @@ from hypothesis.stateful import (
 
 from otaflux_operator.engine import Answer
 from otaflux_operator.reasons import Reason
-from otaflux_policy.attempts import AttemptState
-from otaflux_policy.groups import Group, Groups
+from tests.machine.devices import Devices
+from tests.machine.draws import (
+    DAY,
+    DEEDS,
+    FLEET,
+    HOUR,
+    MINUTE,
+    NAMES,
+    RINGS,
+    SELECTED,
+    SPANS,
+    TAGS,
+    WINDOWS,
+)
 from tests.machine.operators import Operator
 from tests.machine.witnesses import Witness
 from tests.operator.worlds import AT_ONCE
@@ -29,109 +40,8 @@ from tests.operator.worlds import AT_ONCE
 EXAMPLES = int(os.environ.get("OTAFLUX_MACHINE_EXAMPLES", "0"))
 STEPS = int(os.environ.get("OTAFLUX_MACHINE_STEPS", "20"))
 
-MINUTE, HOUR, DAY = 60, 3600, 86400
-TAGS = ("1.0.0", "1.1.0", "1.2.0", "0.9.0", "nightly")
 
-
-@dataclass
-class Simulated:
-    """A device as it really is; `reports`: it says which version it runs."""
-
-    version: str
-    reports: bool = True
-    model: str = "thermostat"
-
-
-FLEET = {
-    "lab-1": Simulated("1.0.0"),
-    "lab-2": Simulated("1.0.0", reports=False),
-    "kitchen-1": Simulated("1.0.0"),
-    "kitchen-2": Simulated("0.9.0"),
-    "hall-1": Simulated("1.0.0", reports=False),
-    "hall-2": Simulated("2.5.0"),
-    "attic-1": Simulated("garbage", model="other"),
-}
-NAMES = st.sampled_from(sorted(FLEET))
-
-SELECTED: dict[str, dict[str, Any]] = {
-    "canary": {"deviceSelector": {"matchLabels": {"ring": "canary"}}},
-    "early": {"percent": 50},
-    "late": {"percent": 80},
-    "fleet": {},
-}
-LAYOUTS = st.sampled_from(
-    (
-        ("canary", "fleet"),
-        ("canary", "early", "fleet"),
-        ("early", "canary", "fleet"),
-        ("canary", "early", "late", "fleet"),
-        ("early", "late"),
-        ("fleet",),
-    )
-)
-FIELDS = st.fixed_dictionaries(
-    {
-        "success": st.sampled_from(
-            (
-                {"minUpdatedPercent": 100, "minDevices": 1},
-                {"minUpdatedPercent": 50, "minDevices": 1},
-                {"minUpdatedPercent": 60, "minDevices": 2},
-                {"minUpdatedPercent": 50, "minDevices": 3},
-                AT_ONCE["success"],
-            )
-        ),
-        "failure": st.sampled_from(
-            (
-                {"maxPercent": 20, "minSample": 1, "action": "Pause"},
-                {"maxPercent": 20, "minSample": 1, "action": "Rollback"},
-                {"maxPercent": 40, "minSample": 2, "action": "Rollback"},
-                {"maxPercent": 60, "minSample": 3, "action": "Pause"},
-                {"maxPercent": 50, "minSample": 2, "action": "Pause"},
-                {"maxPercent": 20, "minSample": 3, "action": "Pause"},
-                {"maxPercent": 100, "minSample": 1, "action": "Pause"},
-                {"maxPercent": 100, "minSample": 1, "action": "Rollback"},
-            )
-        ),
-    },
-    optional={
-        "gate": st.sampled_from(("Automatic", "Approval")),
-        "soak": st.sampled_from(("0s", "10m", "1h")),
-        "deadline": st.sampled_from(("2h", "48h")),
-        "maxConcurrent": st.sampled_from((1, 2)),
-        "onEmpty": st.sampled_from(("Wait", "Skip")),
-    },
-)
-RINGS = st.tuples(LAYOUTS, st.lists(FIELDS, min_size=4, max_size=4)).map(
-    lambda drawn: [
-        {"name": name, **SELECTED[name], **fields}
-        for name, fields in zip(drawn[0], drawn[1], strict=False)
-    ]
-)
-DEEDS = (
-    "fails",
-    "fails",
-    "updates",
-    "reverts",
-    "vanishes",
-    "only polls",
-    "downloads again and again",
-    "lies",
-    "talks garbage",
-    "leaves the installation open",
-)
-COURSES = st.sampled_from(
-    (*DEEDS, "fetches late", "is pruned", "is flashed by hand", "changes groups")
-)
-SPANS = st.sampled_from((30, 6 * MINUTE, 11 * MINUTE, HOUR))
-WINDOWS: tuple[list[dict[str, str]], ...] = (
-    [],
-    [],
-    [{"schedule": "0 2 * * *", "duration": "4h", "timeZone": "Europe/Berlin"}],
-    [{"schedule": "0 * * * *", "duration": "30m"}],
-)
-
-
-class Rollouts(RuleBasedStateMachine):
+class Rollouts(Devices):
     """One rollout, its people, its devices, and accidents."""
 
     @initialize(
@@ -166,7 +76,6 @@ class Rollouts(RuleBasedStateMachine):
             downgrade=downgrade,
             artifact={"repository": "registry.example.com/firmware/thermostat", "tag": "1.0.0"},
         )
-        self.server = self.operator.server
         self.fleet = {name: replace(device) for name, device in FLEET.items()}
         self.canaries = set(canaries)
         self.regroups()
@@ -176,130 +85,6 @@ class Rollouts(RuleBasedStateMachine):
             self.operator.spec(rings=rings)
             self.operator.wants("1.1.0")
         self.operator.settle()
-
-    def regroups(self) -> None:
-        names = tuple(sorted(self.canaries))
-        group = Group(namespace="home", name="canaries", names=names, labels={"ring": "canary"})
-        self.server.regroup(Groups([group]))
-
-    # Devices
-
-    def exchange(self, name: str) -> Any:
-        device = self.fleet[name]
-        said = device.version if device.reports else None
-        self.operator.passes(1)
-        return self.server.poll(name, said, device.model)
-
-    def acts(self, name: str, course: str) -> None:
-        """One device asks, and does what it does."""
-        device, server = self.fleet[name], self.server
-        if course == "lies":
-            policy = server.policy
-            version = policy.target.version if policy and policy.target else "1.1.0"
-            server.poll(name, version, device.model)
-            return
-        if course == "talks garbage":
-            server.poll(name, "\x00 not a version", device.model)
-            return
-        decision = self.exchange(name)
-        release = decision.release
-        if release is None or release.version == device.version or course == "only polls":
-            return
-        whole = course != "vanishes"
-        self.operator.passes(1)
-        if server.fetch(name, whole=whole) is None or not whole:
-            return
-        self.operator.passes(1)
-        match course:
-            case "fails":
-                server.report(name, AttemptState.FAILED, "E_FLASH")
-                self.exchange(name)
-            case "reverts":
-                server.report(name, AttemptState.INSTALLING)
-                old, device.version = device.version, release.version
-                self.exchange(name)
-                device.version = old
-                self.exchange(name)
-            case "downloads again and again":
-                for _ in range(2):
-                    self.operator.passes(5)
-                    server.fetch(name, whole=True)
-                self.exchange(name)
-            case "leaves the installation open":
-                server.report(name, AttemptState.INSTALLING)
-            case _:
-                if device.reports:
-                    server.report(name, AttemptState.INSTALLING)
-                device.version = release.version
-                self.exchange(name)
-                if not device.reports:
-                    self.operator.passes(61)
-                    self.exchange(name)
-
-    @rule(name=NAMES, course=COURSES, version=st.sampled_from(("0.9.0", "1.0.0", "3.0.0")))
-    def a_device_acts(self, name: str, course: str, version: str) -> None:
-        match course:
-            case "fetches late":
-                if name in self.server.known:
-                    self.server.fetch(name, whole=True)
-            case "is pruned":
-                self.server.forget(name)
-            case "is flashed by hand":
-                self.fleet[name].version = version
-                self.exchange(name)
-            case "changes groups":
-                self.canaries ^= {name}
-                self.regroups()
-            case _:
-                self.acts(name, course)
-
-    @rule(
-        course=st.sampled_from(DEEDS), names=st.sets(NAMES, min_size=1, max_size=4), seconds=SPANS
-    )
-    def a_day_goes_by(self, course: str, names: set[str], seconds: int) -> None:
-        self.goes_by(course, names, seconds, days=1)
-
-    @rule(seconds=SPANS)
-    def days_go_well(self, seconds: int) -> None:
-        self.goes_by("updates", set(), seconds, days=2)
-
-    @rule(
-        names=st.sets(NAMES, min_size=1, max_size=4),
-        replaced=st.sampled_from((True, True, False)),
-        after=st.sampled_from((0, 6 * MINUTE)),
-        seconds=SPANS,
-    )
-    def devices_relapse(self, names: set[str], replaced: bool, after: int, seconds: int) -> None:
-        """All goes well for a while, then some run another version, and recover.
-
-        `replaced`: others of the same name come instead, which is no failure.
-        """
-        self.goes_by("updates", set(), after, days=1)
-        good = {name: self.fleet[name].version for name in sorted(names)}
-        for name in good:
-            if replaced:
-                self.server.forget(name)
-            self.fleet[name].version = "0.9.0"
-            self.exchange(name)
-        self.settles()
-        self.operator.passes(seconds)
-        self.settles()
-        for name, version in good.items():
-            self.fleet[name].version = version
-            self.exchange(name)
-        self.settles()
-        self.operator.passes(seconds)
-        self.settles()
-
-    def goes_by(self, course: str, names: set[str], seconds: int, days: int) -> None:
-        """Everybody does what there is to do, and some do not as they should."""
-        self.settles()
-        for _ in range(days):
-            for name in sorted(self.fleet):
-                self.acts(name, course if name in names else "updates")
-            self.settles()
-            self.operator.passes(seconds)
-            self.settles()
 
     # People
 
@@ -544,14 +329,6 @@ class Rollouts(RuleBasedStateMachine):
     def operator_looks(self, stops: bool) -> None:
         """Once; `stops`: between the write of the policy and that of the status."""
         self.operator.look(stops=stops)
-
-    @rule()
-    def settles(self) -> None:
-        operator = self.operator
-        operator.resolve()
-        operator.settle()
-        assert operator.last is not None
-        self.witness.settled(operator.last)
 
     @invariant()
     def counts_hold(self) -> None:

@@ -1,16 +1,15 @@
-"""The operator's ports in memory (over 400 lines: all of Kubernetes that its tests need)."""
+"""The operator's ports in memory: what Kubernetes, servers and registries are in its tests."""
 
 import asyncio
 import copy
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic import ValidationError
 
-from otaflux_oci import Descriptor, Manifest, OciError, Repository, Source
-from otaflux_oci.blobs import BlobStream
+from otaflux_oci import OciError
 from otaflux_operator.operating import Operator
 from otaflux_operator.ports import (
     Conflict,
@@ -37,7 +36,8 @@ from otaflux_policy.counts import RingCounts, RolloutCounts, Trip, trip
 from otaflux_policy.credentials import RegistryAccess
 from otaflux_policy.groups import Group
 from otaflux_policy.served import ArtifactState, ServedArtifact, ServedRollout
-from tests.operator.worlds import digest, manifest
+from tests.operator.fake_sources import FakeSources
+from tests.operator.worlds import manifest
 
 Counts = Callable[[Policy], Mapping[str, Mapping[str, int]]]
 CEILING = 30.0
@@ -105,7 +105,7 @@ class Cluster:
             secrets=_Secrets(self),
             entries=_Entries(self),
             servers=_Servers(self),
-            sources=_Sources(self),
+            sources=FakeSources(self),
         )
 
     async def called(self, name: str) -> None:
@@ -359,45 +359,3 @@ class _Servers(_Port):
         if (opened := trip(policy, counts, now)) is not None:
             self.cluster.trips.setdefault(policy.run, opened)
         return counts
-
-
-class _Sources(_Port):
-    def open(
-        self, repository: Repository, access: RegistryAccess, *, insecure: bool
-    ) -> AbstractAsyncContextManager[Source]:
-        self.cluster.accesses.append(access)
-        return _source(self.cluster)
-
-
-@asynccontextmanager
-async def _source(cluster: Cluster) -> AsyncIterator[Source]:
-    yield _Source(cluster)
-
-
-class _Source(_Port):
-    """Holds, under each tag, a manifest whose content is named by `cluster.tags`."""
-
-    async def manifest(self, repository: Repository, reference: str) -> Manifest:
-        await self.cluster.called(f"manifest {reference}")
-        if self.cluster.registry_error is not None:
-            raise self.cluster.registry_error
-        content = self.cluster.tags[reference]
-        layer = Descriptor("application/octet-stream", digest(f"firmware {content}"), 1000)
-        return Manifest(
-            digest=digest(content),
-            media_type="application/vnd.oci.image.manifest.v1+json",
-            artifact_type=None,
-            config=None,
-            layers=(layer,),
-        )
-
-    async def digest(self, repository: Repository, tag: str) -> str:
-        return (await self.manifest(repository, tag)).digest
-
-    async def tags(self, repository: Repository) -> list[str]:
-        return list(self.cluster.tags)
-
-    def blob(
-        self, repository: Repository, descriptor: Descriptor, *, offset: int = 0
-    ) -> BlobStream:
-        raise AssertionError("the operator downloads nothing")

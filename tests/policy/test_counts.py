@@ -1,7 +1,6 @@
-"""What one device adds to the counts, and the breaker (over 400 lines: every situation)."""
+"""What one device adds to the counts in every situation, and what they add up to."""
 
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
@@ -11,14 +10,8 @@ from hypothesis import strategies as st
 from otaflux_policy.assessing import Spans, assess, terms
 from otaflux_policy.attempts import AttemptRef, AttemptState
 from otaflux_policy.contract import (
-    Artifact,
-    FailureAction,
-    FailureRule,
     Policy,
-    Release,
-    ReleaseRun,
     Ring,
-    State,
 )
 from otaflux_policy.counts import (
     CODES,
@@ -28,64 +21,34 @@ from otaflux_policy.counts import (
     RolloutCounts,
     Share,
     Tally,
-    Trip,
     member_share,
     outcome_share,
-    trip,
 )
 from otaflux_policy.devices import Device
-from otaflux_policy.facts import Download, Facts, FirstOffer, ReportedFailure
-from otaflux_policy.selectors import DeviceSelector
-
-START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-DAY = 24 * 60
-S = AttemptState
-
-
-def at(minutes: float) -> datetime:
-    return START + timedelta(minutes=minutes)
-
-
-def release(number: int) -> Release:
-    artifact = Artifact(
-        digest=f"sha256:{number + 100:064x}",
-        size=1,
-        media_type="x",
-        repository="registry.example.com/firmware",
-    )
-    return Release(version=f"1.{number}.0", digest=f"sha256:{number:064x}", artifacts=(artifact,))
-
-
-STABLE, TARGET = release(1), release(2)
-RULE = FailureRule(max_percent=20, min_sample=3, action=FailureAction.PAUSE)
-CANARY = Ring(name="canary", open=True, percent=10, failure=RULE)
-FLEET = Ring(name="fleet", failure=RULE)
-LIVE = Policy(
-    revision="sha256:1",
-    namespace="home",
-    name="thermostat",
-    created_at=START,
-    device_selector=DeviceSelector(),
-    run=2,
-    target=TARGET,
-    stable=STABLE,
-    rings=(CANARY, FLEET),
-    rollback_from=(ReleaseRun(version=TARGET.version, digest=TARGET.digest, run=2),),
-    device_timeout=DAY * 60,
-    active_within=7 * DAY * 60,
+from otaflux_policy.facts import Facts, FirstOffer, ReportedFailure
+from tests.policy.situations import (
+    BACK,
+    BEGUN,
+    CANARY,
+    DAY,
+    DOWNLOADED,
+    FAILED,
+    FLEET,
+    HERE,
+    INSTALLING,
+    LIVE,
+    OFFERED,
+    OLD,
+    ON_TARGET,
+    SILENT,
+    STABLE,
+    START,
+    TARGET,
+    UPDATED,
+    WAY_BACK,
+    S,
+    at,
 )
-BACK = LIVE.model_copy(update={"run": 3, "rolling_back": True})
-HERE, WAY_BACK = AttemptRef(2, TARGET.digest), AttemptRef(3, STABLE.digest)
-OLD = Device("home", "kitchen-1", version=STABLE.version)
-ON_TARGET = replace(OLD, version=TARGET.version)
-SILENT = replace(OLD, version=None)
-
-OFFERED = Facts(first_offer=FirstOffer(at(0), "canary"), last_offer=at(0), last_poll=at(0))
-BEGUN = replace(OFFERED, first_byte=at(1), last_request=at(1))
-DOWNLOADED = replace(BEGUN, downloads=(Download(at(1), at(2)),))
-INSTALLING = replace(DOWNLOADED, install_reported=at(3))
-UPDATED = replace(INSTALLING, target_first=at(4), target_last=at(4))
-FAILED = replace(INSTALLING, failure=ReportedFailure(at(5), "E_FLASH"))
 
 
 @dataclass
@@ -405,89 +368,3 @@ def test_counts_say_of_what_they_are() -> None:
     assert [ring.name for ring in counts.rings] == ["canary", "fleet"]
     assert counts.ring("unknown") == RingCounts(name="unknown")
     assert RolloutCounts.model_validate_json(counts.model_dump_json()) == counts
-
-
-# the breaker
-
-
-def outcomes(policy: Policy = LIVE, **rings: tuple[int, int]) -> RolloutCounts:
-    """Counts with (failed, updated) outcomes by ring."""
-    tally = Tally()
-    for name, (failed, updated) in rings.items():
-        for state, count in ((S.FAILED, failed), (S.UPDATED, updated)):
-            for _ in range(count):
-                tally.add(Share(False, "", state, outcome_ring=name))
-    return tally.counts(policy, at(1))
-
-
-@pytest.mark.parametrize(
-    ("failed", "updated", "trips"),
-    [
-        (0, 0, False),
-        (2, 0, False),
-        (3, 0, True),
-        (1, 2, True),
-        (1, 4, False),
-        (20, 80, False),
-        (21, 80, True),
-        (201, 800, True),
-        (200, 800, False),
-    ],
-)
-def test_more_than_the_percentage_of_enough_outcomes(
-    failed: int, updated: int, trips: bool
-) -> None:
-    found = trip(LIVE, outcomes(canary=(failed, updated)), at(2))
-    want = Trip(run=2, ring="canary", failed=failed, updated=updated, at=at(2))
-    assert found == (want if trips else None)
-
-
-def changed(**fields: object) -> Policy:
-    return LIVE.model_copy(update=fields)
-
-
-BOTH_OPEN = changed(rings=(CANARY, FLEET.model_copy(update={"open": True})))
-
-
-def test_only_open_rings_and_each_by_itself() -> None:
-    assert trip(LIVE, outcomes(fleet=(9, 0)), at(2)) is None
-    found = trip(BOTH_OPEN, outcomes(BOTH_OPEN, canary=(1, 99), fleet=(3, 0)), at(2))
-    assert found is not None
-    assert (found.ring, found.percent) == ("fleet", 100)
-    assert trip(BOTH_OPEN, outcomes(BOTH_OPEN, canary=(2, 0), fleet=(2, 0)), at(2)) is None
-
-
-def test_a_ring_without_a_rule_never_fails() -> None:
-    policy = changed(rings=(CANARY.model_copy(update={"failure": None}),))
-    assert trip(policy, outcomes(policy, canary=(9, 0)), at(2)) is None
-
-
-@pytest.mark.parametrize(
-    ("policy", "trips"),
-    [
-        (LIVE, True),
-        (changed(state=State.PAUSED), True),
-        (changed(tripped=True), True),
-        (changed(state=State.ABORTED), False),
-        (changed(stable=TARGET), False),
-        (changed(rolling_back=True), False),
-        (changed(target=None), False),
-    ],
-    ids=["live", "paused", "tripped", "aborted", "completed", "rolling back", "nothing released"],
-)
-def test_only_while_the_run_goes_on(policy: Policy, trips: bool) -> None:
-    found = trip(policy, outcomes(policy, canary=(9, 0)), at(2))
-    assert (found is not None) is trips
-
-
-def test_counts_of_another_run_or_release_are_no_ground() -> None:
-    for other in (changed(run=1), changed(target=STABLE)):
-        assert trip(LIVE, outcomes(other, canary=(9, 0)), at(2)) is None
-
-
-@pytest.mark.parametrize(("limit", "trips"), [(0, True), (99, True), (100, False)])
-def test_the_ends_of_the_percentage(limit: int, trips: bool) -> None:
-    rule = RULE.model_copy(update={"max_percent": limit, "min_sample": 1})
-    policy = changed(rings=(CANARY.model_copy(update={"failure": rule}),))
-    assert (trip(policy, outcomes(policy, canary=(1, 0)), at(2)) is not None) is trips
-    assert trip(policy, outcomes(policy, canary=(0, 1)), at(2)) is None

@@ -16,9 +16,9 @@ from otaflux_server.counting import Counting
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.evidence.databases import FactsRefused, StoreUnavailable
 from otaflux_server.policies import PolicyStore
+from tests.server.counted_devices import SCAN, SPANS, Clock, at, device, publish, settle, stepwise
+from tests.server.counted_devices import store as policies_with
 from tests.server.fleets import NAMESPACE, policy, release, until
-from tests.server.test_counting import SCAN, SPANS, Clock, at, device, publish, settle, stepwise
-from tests.server.test_counting import store as policies_with
 
 TARGET = release("1.4.0")
 RULE = FailureRule(max_percent=20, min_sample=3, action=FailureAction.PAUSE)

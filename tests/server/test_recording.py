@@ -1,10 +1,9 @@
-"""What devices do becomes facts, each once (over 400 lines: every protocol and fact)."""
+"""What devices do becomes facts: of the right attempt, once, in memory and in the database."""
 
-import asyncio
-import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,16 +11,16 @@ import pytest
 
 from otaflux_policy.attempts import AttemptRef, AttemptState
 from otaflux_policy.canonical import dumps
-from otaflux_policy.contract import ReleaseRun, Ring, State
+from otaflux_policy.contract import ReleaseRun, Ring
 from otaflux_policy.facts import Facts
 from otaflux_server.evidence.records import (
     AttemptKey,
-    DeviceFacts,
     DeviceKey,
     RunKey,
     StoredAttempt,
 )
 from otaflux_server.evidence.stores import Store
+from tests.server.attempting import CLOSED, CONTENT, NEW, OLD, QUICK, TARGET, poll, ranges, stored
 from tests.server.fleets import (
     NAMESPACE,
     Served,
@@ -32,36 +31,12 @@ from tests.server.fleets import (
     settings,
 )
 
-CONTENT = firmware("1.4.0", 40_000)
-TARGET = release("1.4.0", CONTENT)
-OLD, NEW = "&version=1.3.2", "&version=1.4.0"
-CLOSED = (Ring(name="all"),)
-QUICK = {"poll_gap_seconds": 0, "request_within_seconds": 1}
-
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     with serving(settings(tmp_path, evidence=QUICK)) as server:
         server.offer("1.4.0", CONTENT)
         yield server
-
-
-def poll(served: Served, device: str = "a", **said: str) -> dict[str, object]:
-    answer = served.post("/api/v1/poll", json.dumps({"device": device, **said}).encode())
-    assert answer.status == 200
-    content: dict[str, object] = json.loads(answer.body)
-    return content
-
-
-def stored(data_dir: Path) -> tuple[dict[AttemptKey, Facts], dict[DeviceKey, DeviceFacts]]:
-    """What the database holds."""
-
-    async def read() -> tuple[dict[AttemptKey, Facts], dict[DeviceKey, DeviceFacts]]:
-        async with Store(f"sqlite:///{data_dir / 'evidence.db'}") as store:
-            changes = await store.changed(None, 10_000)
-            return dict(changes.attempts), dict(changes.devices)
-
-    return asyncio.run(read())
 
 
 def test_an_update_from_poll_to_report(served: Served) -> None:
@@ -108,6 +83,19 @@ def test_a_device_that_nobody_offers_anything_has_no_attempt(served: Served) -> 
     assert served.reason("a", NEW) == "UpToDate"
     assert served.facts("a") == Facts()
     assert served.record("a").reports
+
+
+def test_what_a_device_is_known_to_run_stays_when_it_begins_to_say_so(served: Served) -> None:
+    target = release("1.4.0")
+    served.apply(policy(target=target, rings=(Ring(name="all"),), sequence=1))
+    served.get("/version?device=a")
+    record = served.record("a")
+    # As it was read from the database: no decision was made for it yet.
+    record.device, record.cached = replace(record.device, digest=target.digest), None
+    served.get("/version?device=a&version=1.4.0")
+    assert record.device.digest == target.digest
+    served.get("/version?device=a&version=1.3.0")
+    assert record.device.digest is None
 
 
 def test_one_that_fetches_anew_what_it_runs_is_not_failed_for_it(served: Served) -> None:
@@ -185,12 +173,6 @@ def test_a_head_tells_nothing(served: Served, method: str) -> None:
     offered = served.facts("a")
     assert served.get("/firmware?device=a", method=method).status == 200
     assert served.facts("a") == offered
-
-
-def ranges(served: Served, *parts: tuple[int, int], device: str = "a") -> None:
-    for first, last in parts:
-        answer = served.get(f"/firmware?device={device}", f"Range: bytes={first}-{last}")
-        assert answer.body == CONTENT[first : last + 1]
 
 
 def test_a_download_in_ranges_is_one_download(served: Served) -> None:
@@ -289,45 +271,6 @@ def test_the_stable_release_in_a_closed_ring_has_an_attempt_of_its_own(served: S
     assert served.record("a").device.digest == stable.digest
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"state": State.PAUSED},
-        {"state": State.ABORTED},
-        {"tripped": True},
-        {"rings": CLOSED},
-        {"run": 2, "target": release("1.5.0")},
-        {"windows": [{"schedule": "0 0 29 2 *", "duration": 1}]},
-        {"device_selector": {"names": ["others"]}},
-        None,
-    ],
-)
-def test_an_offer_ends_that_is_withdrawn_before_its_first_byte(
-    served: Served, change: dict[str, object] | None
-) -> None:
-    """Without a further word from the device."""
-    served.get(f"/version?device=a{OLD}")
-    if change is None:
-        served.remove("thermostat")
-    else:
-        served.publish(**({"sequence": 1, "target": release("1.4.0", CONTENT)} | change))
-    served.wait(lambda: not served.server.fleet._learning.offered)
-    ended = served.facts("a").offer_ended
-    assert ended is not None
-    assert served.get("/firmware?device=a").status == 404
-
-
-def test_a_download_that_began_goes_on_as_an_attempt_through_a_pause(served: Served) -> None:
-    served.get(f"/version?device=a{OLD}")
-    ranges(served, (0, 9))
-    served.publish(sequence=1, target=release("1.4.0", CONTENT), state=State.PAUSED)
-    assert served.reason("a", OLD) == "Paused"
-    assert served.facts("a").offer_ended is None
-    served.publish(sequence=2, target=release("1.4.0", CONTENT))
-    assert served.reason("a", OLD) == "Offered"
-    assert served.state("a") is AttemptState.DOWNLOADING
-
-
 def test_mere_polls_are_written_at_most_so_often(tmp_path: Path) -> None:
     with serving(settings(tmp_path, evidence={"batch_seconds": 0.05})) as served:
         served.offer("1.4.0", CONTENT)
@@ -336,59 +279,6 @@ def test_mere_polls_are_written_at_most_so_often(tmp_path: Path) -> None:
         recorder = served.server.recorder
         served.wait(lambda: recorder.waiting == 0)
         assert served.call(lambda: recorder.counters.written) <= 2
-
-
-def follow(served: Served, clock: Callable[[], float]) -> None:
-    """Has the server tell the time by this clock."""
-    server = served.server
-    server.fleet._clock = server.decisions._clock = clock
-    server._learning._clock = server.fleet._offers._clock = clock
-
-
-def test_an_offer_ends_when_its_window_closes(served: Served) -> None:
-    """Without a word from the device, and in time for its next one."""
-    window = {"schedule": "0 2 * * *", "duration": 3600}
-    server = served.server
-    now = datetime(2026, 3, 1, 2, 30, tzinfo=UTC).timestamp()
-
-    follow(served, lambda: now)
-    served.publish(sequence=1, target=release("1.4.0", CONTENT), windows=[window])
-    assert served.reason("a", OLD) == "Offered"
-    assert served.reason("b", OLD) == "Offered"
-    ranges(served, (0, 9), device="b")
-    now += 3600
-    assert served.reason("a", OLD) == "OutsideWindow"
-    assert served.facts("a").offer_ended is not None
-    assert served.get("/firmware?device=a").status == 404
-    assert served.reason("b", OLD) == "Offered"
-    now += 23 * 3600
-    assert served.reason("a", OLD) == "Offered"
-    assert served.state("a") is AttemptState.OFFERED
-    now += 3600
-    served.call(server.fleet.rules_changed)
-    served.wait(lambda: not server.fleet._learning.offered)
-
-
-def test_a_clock_that_goes_back_keeps_no_device_waiting(served: Served) -> None:
-    now = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
-    follow(served, lambda: now)
-    assert served.reason("a") == "Offered"
-    served.publish(sequence=1, target=TARGET, state=State.PAUSED)
-    assert served.reason("a") == "Paused"
-    now -= 86400
-    served.publish(sequence=2, target=TARGET)
-    assert served.reason("a") == "Offered"
-    assert served.state("a") is AttemptState.OFFERED
-    assert served.record("a").contact_due <= now + 60
-
-    now += 2 * 86400 + 1
-    assert served.reason("a") == "Offered"
-    served.get("/version?device=a")
-    now -= 3600
-    assert served.reason("a") == "Offered"
-    now += 3602
-    assert served.reason("a") == "Offered"
-    assert served.get("/firmware?device=a").body == CONTENT
 
 
 @pytest.mark.parametrize("backwards", [False, True])

@@ -14,8 +14,8 @@ from otaflux_server.evidence.stores import Store
 from otaflux_server.metrics import Metrics
 from otaflux_server.policies import PolicyStore
 from otaflux_server.retaining import Retention
+from tests.server.counted_devices import store as policies_with
 from tests.server.fleets import NAMESPACE, policy, release
-from tests.server.test_counting import store as policies_with
 
 NOW = datetime.now(UTC)
 OLD = NOW - timedelta(days=91)

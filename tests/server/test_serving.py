@@ -13,10 +13,11 @@ import pytest
 from pydantic import ValidationError
 
 from otaflux_policy.canonical import dumps
-from otaflux_server.fleet import Asking, Fleet
+from otaflux_server.fleet import Asking
 from otaflux_server.policies import PolicyStore
 from otaflux_server.serving import DataDirInUse, UpdateServer
 from otaflux_server.settings import Settings, address
+from otaflux_server.withdrawals import Withdrawals
 from tests.server.fleets import (
     NAMESPACE,
     MemorySource,
@@ -206,15 +207,15 @@ async def test_what_runs_in_the_background_is_started_again_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed: list[bool] = []
-    next_window = Fleet._next_window
+    next_window = Withdrawals._next_window
 
-    def fails_once(fleet: Fleet) -> float:
+    def fails_once(withdrawals: Withdrawals) -> float:
         if not failed:
             failed.append(True)
             raise RuntimeError("a fault of ours")
-        return next_window(fleet)
+        return next_window(withdrawals)
 
-    monkeypatch.setattr(Fleet, "_next_window", fails_once)
+    monkeypatch.setattr(Withdrawals, "_next_window", fails_once)
     async with offering(tmp_path) as server:
         record = server.fleet.observe("native", Asking(NAMESPACE, "a"))
         server.fleet.decide(record)
