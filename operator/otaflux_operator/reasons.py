@@ -15,7 +15,6 @@ class Reason(StrEnum):
     PUBLISHING = "Publishing"
     STORING_ARTIFACT = "StoringArtifact"
     WAITING_FOR_SERVERS = "WaitingForServers"
-    IN_PROGRESS = "InProgress"
     SETTLED = "Settled"
     PROGRESSING = "Progressing"
     INCONCLUSIVE = "Inconclusive"
@@ -106,7 +105,6 @@ MEANINGS: dict[Reason, str] = {
     Reason.PUBLISHING: "The policy is being written.",
     Reason.STORING_ARTIFACT: "The servers are fetching the candidate's bytes; then it is released.",
     Reason.WAITING_FOR_SERVERS: "The policy is written, and not yet in use by the servers.",
-    Reason.IN_PROGRESS: "The operator is working: see the reason of Reconciling.",
     Reason.SETTLED: "The operator has nothing to do until something changes.",
     Reason.PROGRESSING: "The release goes through its rings.",
     Reason.INCONCLUSIVE: (
@@ -207,7 +205,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.ARTIFACT_NOT_STORED: "The servers failed to fetch the bytes; they try again.",
     Reason.NOT_STALLED: "Nobody needs to do anything.",
     Reason.NOT_SUPPORTED: "The spec uses a field whose behaviour does not exist yet.",
-    Reason.INVALID_SPEC: "The spec cannot be read; the message names the field.",
+    Reason.INVALID_SPEC: "The spec cannot be read, or a window never opens; the message names it.",
     Reason.POLICY_TOO_LARGE: "The policy is too large for a ConfigMap: shorten selectors or rings.",
     Reason.PUBLISHED: "The group is published to the servers.",
     Reason.NO_CONFLICT: "No other group gives a device of this one another value of a label.",

@@ -172,6 +172,6 @@ def _essence(status: RolloutStatus) -> object:
         status.candidate.digest if status.candidate is not None else None,
         [(ring.name, ring.phase) for ring in status.rings],
         status.trip is not None,
-        len(status.history),
+        [(entry.run, entry.result) for entry in status.history],
         {(known.type, known.status, known.reason) for known in status.conditions},
     )

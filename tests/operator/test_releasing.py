@@ -63,6 +63,19 @@ def test_stored_by_servers_that_use_an_older_policy_is_not_enough() -> None:
     assert version(world.policy.target) == "1.0.0"
 
 
+def test_what_servers_stored_for_an_earlier_object_of_the_name_is_not_enough() -> None:
+    world = World()
+    world.resolves(found("1.0.0"))
+    world.look()
+    world.serve()
+    world.owner = "another"
+    world.look()
+    assert world.policy.target is None
+    world.serve()
+    world.look()
+    assert version(world.policy.target) == "1.0.0"
+
+
 def test_an_old_answer_of_the_servers_releases_nothing() -> None:
     world = World()
     world.resolves(found("1.0.0"))

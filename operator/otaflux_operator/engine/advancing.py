@@ -10,9 +10,10 @@ from otaflux_operator.engine.drafts import Draft, Objection, Standing
 from otaflux_operator.engine.messages import message
 from otaflux_operator.engine.observations import Observation
 from otaflux_operator.engine.outcomes import Outcome
-from otaflux_operator.engine.rings import advance_rings, notice_failure
+from otaflux_operator.engine.rings import advance_rings
 from otaflux_operator.engine.situations import Situation
 from otaflux_operator.engine.support import unsupported
+from otaflux_operator.engine.trips import notice_failure
 from otaflux_operator.engine.verdicts import judge, phase, waiting
 from otaflux_operator.engine.waking import wake_at
 from otaflux_operator.reasons import Reason
@@ -44,8 +45,7 @@ def advance(
     releases.return_to_stable(draft, rollout, observation, second)
     releases.promote(draft, rollout, observation, second)
     notice_failure(draft, observation, second)
-    if draft.trip is not None and rollbacks.acts_by_rollback(draft.trip, rollout):
-        rollbacks.by_failure(draft, rollout, observation, second)
+    rollbacks.by_failure(draft, rollout, observation, second)
     stable = draft.stable
     advance_rings(draft, rollout, observation, second)
     if draft.stable is not stable:

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from otaflux_operator.engine.judgements import Judgement
-from otaflux_operator.engine.observations import Observation
+from otaflux_operator.engine.observations import Found, Observation
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import (
     FirmwareRollout,
@@ -163,7 +163,7 @@ class Draft:
         return latest is not None and latest.result in _FAILED
 
 
-def names(reference: str, known: ReleaseStatus | HistoryEntry) -> bool:
+def names(reference: str, known: ReleaseStatus | HistoryEntry | Found) -> bool:
     """Whether a version or manifest digest that a person wrote is that of the release."""
     return reference in (known.version, known.digest)
 

@@ -4,7 +4,8 @@ from datetime import datetime
 
 from otaflux_operator.engine.drafts import Draft, Objection, Standing
 from otaflux_operator.engine.observations import Observation
-from otaflux_operator.engine.rollbacks import acts_by_rollback, has_way_back
+from otaflux_operator.engine.rollbacks import has_way_back
+from otaflux_operator.engine.trips import acts_by_rollback, is_bare
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import FirmwareRollout, ReleaseStatus, TripStatus
 
@@ -42,11 +43,11 @@ def summary(
     now: datetime,
 ) -> str:
     """By which numbers the ring failed, in a sentence, with the codes that are known."""
-    outcomes = trip.failed + trip.updated
-    if not outcomes:
+    if is_bare(trip):
         return f"Ring {trip.ring} failed." if trip.ring else "A ring failed."
     rule = next((ring.failure for ring in rollout.spec.rings if ring.name == trip.ring), None)
     limit = f"; {rule.max_percent} % may fail" if rule is not None else ""
+    outcomes = trip.failed + trip.updated
     percent = trip.failed * 100 // outcomes
     text = f"Ring {trip.ring} failed: {trip.failed} of {outcomes} outcomes ({percent} %{limit})"
     codes = _codes(draft, trip, observation, now)

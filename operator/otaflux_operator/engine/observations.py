@@ -89,6 +89,13 @@ class Observation:
     damaged: bool = False
     answer: Answer = Answer()
 
+    def served(self, now: datetime) -> ServedRollout | None:
+        """What servers said lately, if they use the published policy and it is of this object."""
+        published, said = self.published, self.answer.fresh(now)
+        if published is None or said is None or not self.mine:
+            return None
+        return said if said.revision == published.revision else None
+
     def counted(self, run: int, release: str, now: datetime) -> Counted:
         """The counts of this run of the release with this manifest digest, if they conclude.
 

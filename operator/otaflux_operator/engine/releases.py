@@ -2,12 +2,13 @@
 
 from datetime import datetime
 
-from otaflux_operator.engine import rollbacks
+from otaflux_operator.engine import rollbacks, trips
 from otaflux_operator.engine.drafts import (
     ENDED_BADLY,
     Draft,
     Objection,
     Standing,
+    names,
     status_artifact,
     status_of,
 )
@@ -23,7 +24,7 @@ from otaflux_operator.resources import (
     RollbackCause,
     TripStatus,
 )
-from otaflux_policy import counts, versions
+from otaflux_policy import versions
 from otaflux_policy.contract import Downgrade, Policy, Release, State
 
 
@@ -105,14 +106,11 @@ def _trip(draft: Draft, published: Policy, observation: Observation, now: dateti
 
     One that was lost is noted as of `now`.
     """
-    known, release = draft.trip, draft.release
-    if known is not None and known.failed + known.updated:
+    known = draft.trip
+    if known is not None and not trips.is_bare(known):
         return known
-    if (heard := rollbacks.heard_of_trip(draft, observation, now)) is not None:
-        return heard.model_copy(update={"at": now})
-    counted = observation.counted(draft.run, release.digest, now).counts if release else None
-    if counted is not None and (again := counts.trip(published, counted, now)) is not None:
-        return TripStatus(ring=again.ring, failed=again.failed, updated=again.updated, at=now)
+    if (again := trips.known_trip(draft, observation, now)) is not None:
+        return again.model_copy(update={"at": now})
     opened = [ring.name for ring in published.rings if ring.open]
     return known or TripStatus(ring=opened[-1] if opened else "", failed=0, updated=0, at=now)
 
@@ -245,15 +243,14 @@ def promote(
 def is_stored(draft: Draft, observation: Observation, now: datetime) -> bool:
     """Whether the candidate is what the spec asks for, and servers confirm to have all of it."""
     found, published = observation.resolution.found, observation.published
-    said = observation.answer.fresh(now)
+    said = observation.served(now)
     if draft.candidate is None or found is None or published is None or said is None:
         return False
-    if published.candidate is None or not observation.mine:
+    if published.candidate is None:
         return False
     return (
         draft.candidate.digest == published.candidate.digest
         and found.artifact.digest == published.candidate.firmware.digest
-        and said.revision == published.revision
         and said.stored(published.candidate.firmware.digest)
         and (published.stable is None or said.stored(published.stable.firmware.digest))
         and (draft.stable.digest if draft.stable else None)
@@ -301,7 +298,7 @@ def _going_down(draft: Draft, found: Found, downgrade: Downgrade) -> Objection |
 def _taken_back_by_hand(found: Found, rollout: FirmwareRollout) -> Objection | None:
     """What `spec.rollback` takes back is not released in the first place."""
     hand = rollout.spec.rollback
-    if hand is None or hand.from_ not in (found.version, found.digest):
+    if hand is None or not names(hand.from_, found):
         return None
     return Objection(
         Reason.ROLLED_BACK,

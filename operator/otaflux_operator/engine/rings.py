@@ -1,13 +1,12 @@
-"""How far the run's release may go: rings open in order, succeed in order, and fail at any time."""
+"""How far the run's release may go: rings open in order, and succeed in order."""
 
 from datetime import datetime, timedelta
 
 from otaflux_operator.engine.deadlines import ENDED
-from otaflux_operator.engine.drafts import Draft, Standing
+from otaflux_operator.engine.drafts import Draft, Standing, names
 from otaflux_operator.engine.judgements import Finding, Judgement, asks_for_nothing, judge
 from otaflux_operator.engine.memberships import is_as_published
 from otaflux_operator.engine.observations import Counted, Observation
-from otaflux_operator.engine.rollbacks import heard_of_trip
 from otaflux_operator.resources import (
     ApprovalEffect,
     FirmwareRollout,
@@ -17,29 +16,11 @@ from otaflux_operator.resources import (
     Ring,
     RingPhase,
     RingStatus,
-    TripStatus,
 )
-from otaflux_policy import counts
 from otaflux_policy.contract import State
 
 RINGS = 20
 """Rings of which a status tells."""
-
-
-def notice_failure(draft: Draft, observation: Observation, now: datetime) -> None:
-    """Latches that a ring of the run failed: as servers say, or as their counts do.
-
-    Looked at before success, also while paused, for every open ring until the run ends.
-    """
-    published = observation.published
-    if draft.trip is not None or draft.standing is not Standing.LIVE or draft.release is None:
-        return
-    draft.trip = heard_of_trip(draft, observation, now)
-    known = observation.counted(draft.run, draft.release.digest, now).counts
-    if draft.trip is not None or known is None or published is None:
-        return
-    if (trip := counts.trip(published, known, now)) is not None:
-        draft.trip = TripStatus(ring=trip.ring, failed=trip.failed, updated=trip.updated, at=now)
 
 
 def advance_rings(
@@ -92,9 +73,7 @@ def approved(
 ) -> bool:
     """Whether an approval with one of these effects names the ring and the release."""
     return any(
-        approval.ring == ring
-        and approval.release in (release.version, release.digest)
-        and approval.effect in effects
+        approval.ring == ring and names(approval.release, release) and approval.effect in effects
         for approval in rollout.spec.approvals
     )
 
@@ -206,13 +185,11 @@ def _told(status: RingStatus, counted: Counted) -> RingStatus:
 
 
 def _is_served_open(draft: Draft, ring: Ring, observation: Observation, now: datetime) -> bool:
-    published, said = observation.published, observation.answer.fresh(now)
-    if published is None or said is None or not observation.mine:
+    published = observation.published
+    if published is None or observation.served(now) is None:
         return False
-    return (
-        published.run == draft.run
-        and said.revision == published.revision
-        and any(known.name == ring.name and known.open for known in published.rings)
+    return published.run == draft.run and any(
+        known.name == ring.name and known.open for known in published.rings
     )
 
 

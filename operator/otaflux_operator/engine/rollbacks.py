@@ -2,27 +2,21 @@
 
 from datetime import datetime, timedelta
 
-from otaflux_operator.engine.drafts import (
-    Draft,
-    Objection,
-    Standing,
-    names,
-    status_of,
-)
+from otaflux_operator.engine.drafts import Draft, Objection, Standing, names, status_of
 from otaflux_operator.engine.observations import FRESH, Observation
+from otaflux_operator.engine.trips import acts_by_rollback, heard_of_trip, is_bare
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import (
     FirmwareRollout,
     HistoryEntry,
     Phase,
     ReleaseStatus,
-    RingStatus,
     Rollback,
     RollbackCause,
     RollbackStatus,
     TripStatus,
 )
-from otaflux_policy.contract import FailureAction, State
+from otaflux_policy.contract import State
 from otaflux_policy.counts import RolloutCounts
 
 
@@ -35,22 +29,23 @@ def by_failure(
     knows of it: at the earliest in the second after it, as what is in the status is no older.
     Without a release to go back to that is all: the trip stops the offers.
     """
-    if draft.trip is None or draft.standing is not Standing.LIVE or not has_way_back(draft):
+    trip, published = draft.trip, observation.published
+    if trip is None or not acts_by_rollback(trip, rollout):
         return
-    published = observation.published
     if (
-        not _may_act(draft, rollout)
+        draft.standing is not Standing.LIVE
+        or not has_way_back(draft)
+        or not _may_act(draft, rollout)
         or published is None
         or not observation.mine
         or not published.tripped
         or published.run != draft.run
-        or now <= draft.trip.at
-        or _may_be_told_of(draft.trip, observation, now)
+        or now <= trip.at
+        or _may_be_told_of(trip, observation, now)
     ):
         return
     assert draft.stable is not None
     take_back(draft, draft.stable, RollbackCause.FAILURE, draft.next_run(observation), now)
-    draft.rings = {ring.name: RingStatus(name=ring.name) for ring in rollout.spec.rings}
 
 
 def by_hand(
@@ -140,20 +135,6 @@ def made_up(
     )
 
 
-def heard_of_trip(draft: Draft, observation: Observation, now: datetime) -> TripStatus | None:
-    """The trip of the current run as servers have it, however long ago they said so."""
-    said = observation.answer.said
-    if said is None or said.trip is None or said.trip.run != draft.run:
-        return None
-    trip = said.trip
-    return TripStatus(
-        ring=trip.ring,
-        failed=trip.failed,
-        updated=trip.updated,
-        at=min(trip.at.replace(microsecond=0), now),
-    )
-
-
 def finish(draft: Draft, rollout: FirmwareRollout, observation: Observation, now: datetime) -> None:
     """Counts who came back; the rollback ends when all did, or after `deviceTimeout`.
 
@@ -195,10 +176,10 @@ def _count(
         )
 
 
-def ends_at(draft: Draft, rollout: FirmwareRollout) -> datetime | None:
-    """When the rollback under way ends, or one begins, at the latest; None where none does."""
+def moves_at(draft: Draft, rollout: FirmwareRollout) -> datetime | None:
+    """When a rollback begins, or the one under way ends, at the latest; None where none does."""
     if draft.standing is Standing.LIVE and draft.trip is not None:
-        return draft.trip.at + (FRESH if _is_bare(draft.trip) else timedelta(seconds=1))
+        return draft.trip.at + (FRESH if is_bare(draft.trip) else timedelta(seconds=1))
     if draft.standing is not Standing.ROLLING_BACK or draft.rollback is None:
         return None
     return draft.rollback.started_at + timedelta(seconds=rollout.spec.device_timeout.seconds)
@@ -222,15 +203,10 @@ def _aftermath(draft: Draft, observation: Observation) -> Objection | None:
     )
 
 
-def _is_bare(trip: TripStatus) -> bool:
-    """Whether its numbers were lost with the status that should have told of it."""
-    return not trip.failed + trip.updated
-
-
 def _may_be_told_of(trip: TripStatus, observation: Observation, now: datetime) -> bool:
     """Whether servers may tell in a moment by which numbers the ring failed."""
     published, said = observation.published, observation.answer.said
-    if not _is_bare(trip) or not trip.at <= now < trip.at + FRESH or published is None:
+    if not is_bare(trip) or not trip.at <= now < trip.at + FRESH or published is None:
         return False
     return said is None or said.revision != published.revision
 
@@ -301,10 +277,8 @@ def _unknown(draft: Draft, wanted: str) -> Objection:
 
 
 def _is_stored(to: ReleaseStatus, observation: Observation, now: datetime) -> bool:
-    published, said = observation.published, observation.answer.fresh(now)
-    if published is None or said is None or not observation.mine:
-        return False
-    if said.revision != published.revision:
+    published, said = observation.published, observation.served(now)
+    if published is None or said is None:
         return False
     return any(
         known.digest == to.digest and said.stored(known.firmware.digest)
@@ -324,14 +298,6 @@ def _cause(
     if draft.trip is not None and acts_by_rollback(draft.trip, rollout):
         return RollbackCause.FAILURE
     return RollbackCause.REVERT if found is None else RollbackCause.FAILURE
-
-
-def acts_by_rollback(trip: TripStatus, rollout: FirmwareRollout) -> bool:
-    """Whether the failure of the ring is to be answered by a rollback."""
-    return any(
-        ring.name == trip.ring and ring.failure.action is FailureAction.ROLLBACK
-        for ring in rollout.spec.rings
-    )
 
 
 def _why(trip: TripStatus | None, to: ReleaseStatus, cause: RollbackCause) -> str:

@@ -3,7 +3,7 @@
 from otaflux_operator.conditions import Verdict
 from otaflux_operator.engine import failures
 from otaflux_operator.engine.deadlines import ENDED
-from otaflux_operator.engine.drafts import Standing
+from otaflux_operator.engine.drafts import ENDED_BADLY, Standing
 from otaflux_operator.engine.judgements import Finding
 from otaflux_operator.engine.outcomes import Waiting
 from otaflux_operator.engine.situations import Situation
@@ -58,13 +58,8 @@ def judge(situation: Situation) -> tuple[Verdict, ...]:
 def phase(situation: Situation) -> Phase:
     """The phase; it also carries how the run ended, so nothing hides that."""
     draft, state = situation.draft, situation.rollout.spec.state
-    ended = {
-        Standing.ABORTED: Phase.ABORTED,
-        Standing.ROLLING_BACK: Phase.ROLLING_BACK,
-        Standing.ROLLED_BACK: Phase.ROLLED_BACK,
-    }.get(draft.standing)
-    if ended is not None:
-        return ended
+    if draft.standing in ENDED_BADLY:
+        return Phase(draft.standing.value)
     if state is not State.ACTIVE:
         return Phase.ABORTED if state is State.ABORTED else Phase.PAUSED
     # Until another release takes its place, a run with a failed ring is none that goes on.

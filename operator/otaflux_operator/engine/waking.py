@@ -7,7 +7,7 @@ from otaflux_operator.engine.deadlines import deadline
 from otaflux_operator.engine.judgements import Finding
 from otaflux_operator.engine.observations import FRESH, SKEW
 from otaflux_operator.engine.rings import soaks_until
-from otaflux_operator.engine.rollbacks import ends_at
+from otaflux_operator.engine.rollbacks import moves_at
 from otaflux_operator.engine.situations import Situation
 from otaflux_operator.engine.support import windows
 from otaflux_policy.contract import State
@@ -39,8 +39,8 @@ def _instants(situation: Situation) -> Iterator[datetime]:
     for at in told:
         yield at - SKEW
         yield at + FRESH + _SECOND
-    if (ends := ends_at(draft, rollout)) is not None:
-        yield ends
+    if (moves := moves_at(draft, rollout)) is not None:
+        yield moves
     if not situation.is_live:
         return
     if (change := next_change(windows(rollout.spec) or (), situation.now)) is not None:
