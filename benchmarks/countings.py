@@ -206,7 +206,6 @@ class _Stall:
 
     wait: float = 0.0
     busy: float = 0.0
-    polls: int = 0
 
 
 @asynccontextmanager
@@ -249,7 +248,6 @@ def _poll(server: Running, devices: Sequence[str], done: threading.Event, seen: 
             if not connection.recv(65536).startswith(b"HTTP/1.1 200"):
                 raise NotMeasured(f"the poll of {device} failed")
             seen.wait = max(seen.wait, (time.perf_counter() - start) * 1000)
-            seen.polls += 1
             if done.wait(_PAUSE):
                 return
 

@@ -88,7 +88,6 @@ async def _run(
     for made in devices:
         made.poll(until_told=False)
     await asyncio.wait_for(asyncio.gather(*(made.answer for made in devices)), _CEILING)
-    changed = time.perf_counter()
     await _change(internal, pid)
     opened = time.perf_counter()
     for number, made in enumerate(devices):
@@ -101,7 +100,6 @@ async def _run(
         "median": median(taken),
         "last": max(taken),
         "again": sum(made.polls > 1 for made in devices),
-        "change": (opened - changed) * 1000,
     }
 
 

@@ -4,9 +4,9 @@ python -m benchmarks.programs.update_server \
     CORE FOLDER PORT INTERNAL_PORT DEVICES ROLLOUTS SIZE CHANGE RECORDING
 
 RECORDING is on, or off: then nothing of polls is remembered or written. Settings that the command
-line does not give come from the environment. SIGUSR1: every policy
-changes. SIGUSR2: begins to watch how long the event loop is kept; the next one ends that and
-writes what was seen to FOLDER/stalls.json, in milliseconds.
+line does not give come from the environment. SIGUSR1: every policy changes. SIGUSR2: begins to
+watch how long the event loop is kept; the next one ends that and writes what was seen to
+FOLDER/stalls.json, in milliseconds.
 """
 
 from __future__ import annotations
@@ -39,37 +39,33 @@ _TICK = 0.001
 class Stalls:
     """How long the loop was kept from a timer that is due each millisecond.
 
-    `wall` is what devices feel; `busy` counts the thread's own CPU time alone, which other
-    processes on the core do not disturb.
+    By the thread's own CPU time, which other processes on the core do not disturb.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._timer: asyncio.TimerHandle | None = None
-        self._wall = self._busy = 0.0
-        self._since = (0.0, 0.0)
+        self._busy = self._since = 0.0
 
     def toggle(self) -> None:
         """Begins, or ends and writes."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            seen = {"wall": self._wall * 1000, "busy": self._busy * 1000}
+            seen = {"busy": self._busy * 1000}
             part = self._file.with_suffix(".part")
             part.write_text(json.dumps(seen))
             part.rename(self._file)
             return
-        self._wall = self._busy = 0.0
+        self._busy = 0.0
         self._wait()
 
     def _wait(self) -> None:
-        self._since = (time.perf_counter(), time.thread_time())
+        self._since = time.thread_time()
         self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick)
 
     def _tick(self) -> None:
-        wall, busy = self._since
-        self._wall = max(self._wall, time.perf_counter() - wall - _TICK)
-        self._busy = max(self._busy, time.thread_time() - busy)
+        self._busy = max(self._busy, time.thread_time() - self._since)
         self._wait()
 
 

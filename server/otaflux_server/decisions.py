@@ -15,6 +15,7 @@ from otaflux_policy.decisions import Decision, Match, judge
 from otaflux_policy.devices import Device
 from otaflux_policy.facts import Facts
 from otaflux_policy.reasons import DecisionReason
+from otaflux_policy.windows import next_change
 from otaflux_server.artifacts import ArtifactStore, StoredArtifact
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.placing import Placement, place
@@ -237,6 +238,6 @@ class Decisions:
 
 
 def _next_window(matched: Match | DecisionReason, now: datetime) -> float:
-    if isinstance(matched, DecisionReason) or not matched.policy.windows:
-        return _NEVER
-    return min(window.next_change(now) for window in matched.policy.windows).timestamp()
+    windows = () if isinstance(matched, DecisionReason) else matched.policy.windows
+    change = next_change(windows, now)
+    return _NEVER if change is None else change.timestamp()

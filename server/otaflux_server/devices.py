@@ -44,6 +44,8 @@ class DeviceRecord:
 
     `device` holds what the last poll said, and the digest that the device is known to run;
     `reports`: it ever said a version. `attempts` are the facts of its attempts, by rollout.
+    `said_at` is when it said its model and version, `reported_first` when it first said a version,
+    `running_since` when it was found to run the digest, or not to any more.
     `cached`, `place` belong to `Decisions`, `dormant` to `Counting`. The artifact
     with the digest `pinned` is what `/version` announced last, good until `pinned_until`
     (monotonic clock); `pinned_at` is when that was said, or taken back. `offered` is the attempt

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from otaflux_policy.assessing import Assessment, deciding
-from otaflux_policy.attempts import IN_FLIGHT, AttemptState
+from otaflux_policy.attempts import AttemptState
 from otaflux_policy.cohorts import bucket
 from otaflux_policy.contract import Policy, Release, State
 from otaflux_policy.counts import Trip
@@ -12,7 +12,7 @@ from otaflux_policy.devices import Device
 from otaflux_policy.groups import Groups
 from otaflux_policy.models import ContractModel
 from otaflux_policy.reasons import MEANINGS, DecisionReason
-from otaflux_policy.windows import Window, is_open
+from otaflux_policy.windows import Window, is_open, next_change, opens_at
 from otaflux_server.attempts import AttemptView, attempt_view
 from otaflux_server.checks import (
     Check,
@@ -144,6 +144,7 @@ def explain(
     """Explains the decision that the device would get this moment."""
     made = decisions.afresh(device, record)
     decision: Decision = made.decision
+    unread = not decisions.loaded or (record is not None and record.unread)
     groups = rules.groups
     labels = dict(groups.labels(device.id))
     chosen = made.matched if isinstance(made.matched, Match) else None
@@ -170,7 +171,7 @@ def explain(
         times=_times(chosen, made.assessed, record),
         counted=_counted(device, record, rules, counting),
         counts_in=_counts_in(record, counting),
-        waits_for=_waits_for(decision, chosen, made.assessed, rules, decisions, now),
+        waits_for=_waits_for(decision, chosen, made.assessed, rules, unread, now),
         rollouts=tuple(
             _rollout(policy, groups, device, labels, chosen) for policy in rules.policies
         ),
@@ -198,7 +199,7 @@ def _windows(chosen: Match | None, now: datetime) -> ExplainedWindows | None:
     windows = chosen.policy.windows
     return ExplainedWindows(
         open=is_open(windows, now),
-        next_change=min((window.next_change(now) for window in windows), default=None),
+        next_change=next_change(windows, now),
         windows=windows,
     )
 
@@ -244,7 +245,7 @@ def _counted(
         return Check(holds=True, detail="a group names it")
     if record is None:
         return Check(holds=False, detail="it was never heard of, and no group names it")
-    span = f"{counting.scan_seconds:g} s"
+    span = f"{counting.weigher.scan_seconds:g} s"
     if counting.counted(record):
         return Check(holds=True, detail=f"it polled over more than {span}")
     return Check(
@@ -266,13 +267,16 @@ def _waits_for(
     chosen: Match | None,
     assessed: Assessment,
     rules: Rules,
-    decisions: Decisions,
+    unread: bool,
     now: datetime,
 ) -> str:
-    """What has to happen before the device gets another answer, in words."""
+    """What has to happen before the device gets another answer, in words.
+
+    `unread`: the database may know more of the device.
+    """
     if rules.held:
-        return "policies that the server can read"
-    if not decisions.loaded:
+        return waits(DecisionReason.HOLD)
+    if unread:
         return "the database: what devices did is not known yet"
     general = waits(decision.reason)
     if chosen is None:
@@ -282,16 +286,15 @@ def _waits_for(
     match decision.reason:
         case DecisionReason.RING_CLOSED if policy.rolling_back:
             return "a new release: the run is rolling back, which does not concern the device"
-        case DecisionReason.RING_CLOSED if ring is None:
-            return "a ring that takes the device: it is in none"
         case DecisionReason.RING_CLOSED:
-            return f"ring {ring.name} to open" if ring is not None else general
+            in_none = "a ring that takes the device: it is in none"
+            return in_none if ring is None else f"ring {ring.name} to open"
         case DecisionReason.OUTSIDE_WINDOW:
-            opens = min((window.next_change(now) for window in policy.windows), default=None)
+            opens = opens_at(policy.windows, now)
             if opens is not None:
                 return f"a window: the next one opens at {opens:%Y-%m-%d %H:%M} UTC"
-        case DecisionReason.OFFERED | DecisionReason.ROLLING_BACK if state in IN_FLIGHT:
-            return _IN_FLIGHT_WAITS.get(state, general) if state is not None else general
+        case DecisionReason.OFFERED | DecisionReason.ROLLING_BACK if state is not None:
+            return _IN_FLIGHT_WAITS.get(state, general)
     return general
 
 

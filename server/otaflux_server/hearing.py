@@ -116,12 +116,12 @@ def _is_back(cached: Cached | None, decision: Decision) -> bool:
 
 
 def _poll(
-    known: Facts, ref: AttemptRef, release: str, said: str | None, at: datetime, *, given: bool
+    known: Facts, ref: AttemptRef, version: str, said: str | None, at: datetime, *, given: bool
 ) -> Facts:
     """What a poll at `at` tells of an attempt; `given`: it was answered with the release."""
     polls = [Download(download.started, download.completed, at, at) for download in known.downloads]
     polled = Facts(last_poll=at, downloads=tuple(polls)) if given else Facts()
-    return said_of(said, ref, release, at).join(polled)
+    return said_of(said, ref, version, at).join(polled)
 
 
 def _next_news(facts: Facts, judged_by: Terms, at: datetime) -> float:
@@ -142,10 +142,10 @@ def _next_news(facts: Facts, judged_by: Terms, at: datetime) -> float:
     return min((each.timestamp() for each in instants if each > at), default=NEVER)
 
 
-def said_of(said: str | None, ref: AttemptRef, release: str, at: datetime) -> Facts:
-    """What it means for an attempt at the version `release` that the device said this one."""
+def said_of(said: str | None, ref: AttemptRef, version: str, at: datetime) -> Facts:
+    """What it means for an attempt at the release `version` that the device said `said`."""
     if said is None:
         return Facts()
-    if said == ref.digest or versions.same(said, release):
+    if said == ref.digest or versions.same(said, version):
         return Facts(target_first=at, target_last=at)
     return Facts(other_first=at, other_last=at)

@@ -13,6 +13,7 @@ from fastapi import FastAPI, HTTPException, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from otaflux_policy.contract import Digest
 from otaflux_policy.devices import DEVICE_ID_PATTERN, Device
 from otaflux_policy.models import ContractModel
 from otaflux_policy.reasons import DecisionReason
@@ -30,7 +31,6 @@ from otaflux_server.previewing import Preview, preview
 from otaflux_server.replicas import Replicas
 from otaflux_server.settings import NAMESPACE_PATTERN
 
-DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 NamespaceParameter = Annotated[
     str, Path(pattern=NAMESPACE_PATTERN, description="The namespace of the object or device.")
 ]
@@ -200,8 +200,7 @@ def internal_app(
         name: RolloutParameter,
         limit: Annotated[int, Query(ge=0, le=1000, description="Ids that are named of each.")] = 20,
         digest: Annotated[
-            str | None,
-            Query(pattern=DIGEST_PATTERN, description="Tries another manifest digest."),
+            Digest | None, Query(description="Tries another manifest digest.")
         ] = None,
     ) -> Preview:
         """Which known devices each ring would take, also before anything is released.

@@ -9,6 +9,7 @@ from otaflux_policy import versions
 from otaflux_policy.assessing import has_bytes, relevant, terms
 from otaflux_policy.attempts import AttemptRef, AttemptState
 from otaflux_policy.contract import Policy
+from otaflux_policy.decisions import Match
 from otaflux_policy.devices import Device
 from otaflux_policy.evidence import Standing, standing
 from otaflux_policy.facts import Facts
@@ -305,9 +306,8 @@ class Learning:
         self.change(record)
 
     def _version_of(self, record: DeviceRecord, digest: str) -> str | None:
-        cached = record.cached
-        policy = cached.policy if cached is not None else None
-        return None if policy is None else version_of(policy, digest)
+        matched = self._decisions.placed(record).matched
+        return version_of(matched.policy, digest) if isinstance(matched, Match) else None
 
 
 def moment(seconds: float) -> datetime:

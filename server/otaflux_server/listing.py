@@ -4,10 +4,10 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
+from typing import Final, Literal
 
 from otaflux_policy.assessing import terms
-from otaflux_policy.attempts import AttemptRef
+from otaflux_policy.attempts import AttemptRef, AttemptState
 from otaflux_policy.contract import Policy
 from otaflux_policy.counts import Share
 from otaflux_policy.decisions import Match
@@ -22,20 +22,11 @@ from otaflux_server.devices import DeviceKey, DeviceRecord, Devices
 from otaflux_server.policies import PolicyStore
 from otaflux_server.slices import Slices
 
+PENDING: Final = "Pending"
+"""The state of a device that was not offered its rollout's release, nor runs it."""
 
-class DeviceState(StrEnum):
-    """How far a device is with its rollout's release; `Pending`: not offered, nor running it."""
-
-    PENDING = "Pending"
-    OFFERED = "Offered"
-    DOWNLOADING = "Downloading"
-    DOWNLOADED = "Downloaded"
-    INSTALLING = "Installing"
-    UPDATED = "Updated"
-    FAILED = "Failed"
-    TIMED_OUT = "TimedOut"
-    WITHDRAWN = "Withdrawn"
-    NOT_REQUESTED = "NotRequested"
+DeviceState = AttemptState | Literal["Pending"]
+"""How far a device is with its rollout's release."""
 
 
 class ReportView(ContractModel):
@@ -225,8 +216,7 @@ class Listing:
         share = self._share(record, policy.name)
         if share is None:
             return policy, ring.name if ring is not None else None, None
-        state = DeviceState(share.state.value) if share.state is not None else DeviceState.PENDING
-        return policy, share.ring or None, state
+        return policy, share.ring or None, share.state or PENDING
 
     def _share(self, record: DeviceRecord, rollout: str) -> Share | None:
         weight = self._counting.weight(record)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+import structlog
+
 from otaflux_policy.assessing import terms
 from otaflux_policy.attempts import AttemptRef, AttemptState
 from otaflux_policy.contract import Policy
@@ -26,6 +28,8 @@ from otaflux_server.evidence.records import (
 )
 from otaflux_server.learning import Learning, moment
 from otaflux_server.metrics import Metrics
+
+log = structlog.get_logger(__name__)
 
 _LONGEST_SECONDS = 5.0
 """Longer no answer waits for the database."""
@@ -92,6 +96,7 @@ class Offers:
         self._clock = clock
         self._monotonic = monotonic
         self._judge: tuple[Policy, Judge] | None = None
+        self._failing = False
 
     async def claim(self, record: DeviceRecord, *, pins: bool) -> bool:
         """Claims the offer that was decided on last; False: it may not be made now.
@@ -139,9 +144,10 @@ class Offers:
             async with asyncio.timeout(_LONGEST_SECONDS):
                 device = await self.database.store.device(key)
                 attempts = await self.database.store.device_attempts(key)
-        except (StoreUnavailable, TimeoutError):
-            self._leave_alone()
+        except (StoreUnavailable, TimeoutError) as error:
+            self._leave_alone(error)
             return
+        self._failing = False
         first = record.unread
         record.unread = False
         if device is not None:
@@ -165,10 +171,12 @@ class Offers:
                 if news or record.cached is None or record.cached.assessed.facts is not None:
                     # The claim is judged by what is stored: how the last offer ended, too.
                     await self.database.recorder.flush()
-                return await self.database.claimer.claim(offer, limit, self._judge_of(policy))
-        except (StoreUnavailable, TimeoutError):
-            self._leave_alone()
+                claimed = await self.database.claimer.claim(offer, limit, self._judge_of(policy))
+        except (StoreUnavailable, TimeoutError) as error:
+            self._leave_alone(error)
             raise
+        self._failing = False
+        return claimed
 
     def _after(self, known: Facts | None) -> datetime:
         """Now; but not before what ended the last offer, though the clock may have gone back."""
@@ -178,7 +186,11 @@ class Offers:
         ended = None if known.offer_ended is None else known.offer_ended + _INSTANT
         return max(at for at in (now, ended, known.last_poll) if at is not None)
 
-    def _leave_alone(self) -> None:
+    def _leave_alone(self, error: Exception) -> None:
+        if not self._failing:
+            why = str(error) or f"no answer within {_LONGEST_SECONDS:g} s"
+            log.warning("the evidence database cannot be asked", reason=why)
+        self._failing = True
         self.unavailable_until = self._monotonic() + _UNAVAILABLE_SECONDS
 
     def _judge_of(self, policy: Policy) -> Judge:

@@ -6,7 +6,6 @@ import fcntl
 import os
 import secrets
 import socket
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -28,7 +27,6 @@ from otaflux_server.devices import Devices
 from otaflux_server.evidence.claiming import Claimer
 from otaflux_server.evidence.databases import newest_schema
 from otaflux_server.evidence.recording import Recorder
-from otaflux_server.evidence.records import Batch
 from otaflux_server.evidence.stores import Store
 from otaflux_server.fetching import ArtifactSource, Fetcher
 from otaflux_server.fleet import Fleet
@@ -93,6 +91,7 @@ class UpdateServer:
         )
         self._started_at = datetime.now(UTC)
         self._name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self._database_schema = newest_schema()
         self._build_evidence()
         self.policies.subscribe(self._want)
         self.artifacts.subscribe(self._fetcher.refresh)
@@ -127,9 +126,8 @@ class UpdateServer:
             request_within=timedelta(seconds=options.request_within_seconds),
         )
         self._store = Store(url)
-        self._writes = _Writes(self._store)
         self.recorder = Recorder(
-            self._writes,
+            self._store,
             interval=options.batch_seconds,
             rows=options.batch_rows,
             capacity=options.buffer_rows,
@@ -226,7 +224,7 @@ class UpdateServer:
             refused=counters.refused,
             failures=counters.failures,
             failure=self.recorder.failure or self._loader.failure or "",
-            last_write=self._writes.at,
+            last_write=counters.last_write,
         )
 
     def _evidence_detail(self) -> EvidenceDetail:
@@ -253,7 +251,7 @@ class UpdateServer:
             name=self._name,
             started_at=self._started_at,
             seen_at=datetime.now(UTC),
-            database_schema=newest_schema(),
+            database_schema=self._database_schema,
             schema_versions=(SCHEMA_VERSION,),
             policies=tuple(served_policy(policy) for policy in self.policies.policies()),
             artifacts=tuple(self._fetcher.states()),
@@ -361,19 +359,6 @@ class UpdateServer:
         await server.start()
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{listener.getsockname()[1]}", server.server_state
-
-
-class _Writes:
-    """The store, and when facts were written to it last (seconds since 1970; 0: never)."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.at = 0.0
-
-    async def merge(self, batch: Batch) -> None:
-        """See `Store.merge`."""
-        await self._store.merge(batch)
-        self.at = time.time()
 
 
 @contextlib.contextmanager

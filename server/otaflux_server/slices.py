@@ -15,8 +15,6 @@ class Slices:
     """`if slices.over: await slices.rest()` after each step of the work."""
 
     def __init__(self, seconds: float = SLICE_SECONDS) -> None:
-        self.longest = 0.0
-        """Seconds; the longest that the loop was kept so far."""
         self._seconds = seconds
         self._began = time.perf_counter()
 
@@ -27,7 +25,6 @@ class Slices:
 
     async def rest(self) -> None:
         """Lets everything else that is ready run first."""
-        self.longest = max(self.longest, time.perf_counter() - self._began)
         await asyncio.sleep(0)
         self._began = time.perf_counter()
 

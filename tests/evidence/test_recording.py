@@ -25,16 +25,11 @@ from otaflux_server.evidence.records import (
 from otaflux_server.evidence.stores import Store
 from tests.evidence.attempts import at, attempt
 from tests.fixtures.databases import Postgres
+from tests.server.fleets import until
 
 ROOT = Path(__file__).parents[2]
 RUN = RunKey("default", "thermostat", 1)
 DEVICE = DeviceKey("default", "device-1")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - what is waited for sets no event
-            await asyncio.sleep(0.01)
 
 
 class Batches:
@@ -273,7 +268,7 @@ from otaflux_server.evidence.records import Offer
 from otaflux_server.evidence.recording import Recorder
 from otaflux_server.evidence.stores import Store
 from tests.evidence.attempts import at, attempt, judge
-from tests.evidence.test_recording import until
+from tests.server.fleets import until
 
 async def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

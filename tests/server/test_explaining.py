@@ -134,6 +134,19 @@ def test_what_closed_rings_wait_for(served: Served, api: httpx.Client) -> None:
     assert explain(api, "c1")["waitsFor"] == "the rollout to go on (`state: Active`)"
 
 
+def test_a_device_that_is_not_read_yet_waits_for_the_database(
+    served: Served, api: httpx.Client
+) -> None:
+    served.offer("1.4.0", CONTENT)
+    served.get("/version?device=a")
+    record = served.server.devices.get("home", "a")
+    assert record is not None
+    record.unread = True
+    found = explain(api, "a")
+    assert found["reason"] == "Hold"
+    assert "the database" in found["waitsFor"]
+
+
 @pytest.mark.parametrize("reason", DecisionReason)
 def test_every_reason_says_what_it_waits_for(reason: DecisionReason) -> None:
     assert waits(reason)

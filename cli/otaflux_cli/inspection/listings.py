@@ -7,14 +7,15 @@ from typing import Any
 
 from otaflux_cli.errors import UserError
 from otaflux_cli.inspection.servers import InternalServer
+from otaflux_policy.attempts import AttemptState
 from otaflux_policy.reasons import DecisionReason
-from otaflux_server.listing import DevicePage, DeviceState, DeviceView
+from otaflux_server.listing import PENDING, DevicePage, DeviceView
 
 PAGE = 1000
 """Devices that are asked for at one time: the most that the API gives."""
 
 COLUMNS = ("Namespace", "Device", "Version", "Model", "Rollout", "Ring", "State", "Reason", "Seen")
-STATES = tuple(DeviceState)
+STATES = (PENDING, *AttemptState)
 REASONS = tuple(DecisionReason)
 
 
@@ -65,7 +66,7 @@ def _row(device: DeviceView, now: datetime) -> tuple[str, ...]:
         device.model or "",
         device.rollout or "",
         device.ring or "",
-        device.state.value if device.state is not None else "",
+        str(device.state or ""),
         device.reason.value if device.reason is not None else "",
         age((now - device.last_seen).total_seconds()),
     )

@@ -36,6 +36,7 @@ from otaflux_server.evidence.rows import (
     attempt_row,
     device_row,
     key_parameters,
+    of_key,
     slot_of,
     storable,
 )
@@ -246,19 +247,8 @@ async def _conclude(connection: AsyncConnection, read: Sequence[_Read]) -> None:
         rows = (await connection.execute(query)).all()
         same = [key for *values, last in rows if expected[key := AttemptKey(*values)] == last]
         if same:
-            await _set(connection, same, {"concluded": True})
-
-
-async def _set(
-    connection: AsyncConnection, keys: Sequence[AttemptKey], values: dict[str, Any]
-) -> None:
-    statement = (
-        update(attempts)
-        .where(*(attempts.c[name] == bindparam(f"key_{name}") for name in AttemptKey._fields))
-        .values({name: bindparam(f"new_{name}") for name in values})
-    )
-    new = {f"new_{name}": value for name, value in values.items()}
-    await connection.execute(statement, [{**key_parameters(key), **new} for key in keys])
+            concluded = update(attempts).where(*of_key(attempts.c)).values(concluded=True)
+            await connection.execute(concluded, [key_parameters(key) for key in same])
 
 
 def _lock_key(slot: str) -> int:

@@ -32,13 +32,14 @@ from sqlalchemy.dialects.sqlite import aiosqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from otaflux_policy.facts import MAX_DOWNLOADS
-from otaflux_server.evidence.rows import ATTEMPT, DEVICE, DOWNLOAD, Values
+from otaflux_server.evidence.records import AttemptKey
+from otaflux_server.evidence.rows import ATTEMPT, DEVICE, DOWNLOAD, Values, of_key
 from otaflux_server.evidence.schema import attempts, devices, downloads
 
 Dialect = Literal["sqlite", "postgresql"]
 
 _Merge = Callable[[Any, Any], ColumnElement[Any]]
-_ATTEMPT_KEY = ("namespace", "rollout", "run", "digest", "device")
+_ATTEMPT_KEY = AttemptKey._fields
 _DIALECTS: dict[Dialect, Callable[[], Any]] = {
     "sqlite": aiosqlite.dialect,
     "postgresql": asyncpg.dialect,
@@ -206,13 +207,10 @@ def _surplus_downloads() -> Delete:
     others = downloads.alias("others")
     last_kept = (
         select(others.c.started)
-        .where(*(others.c[name] == bindparam(f"key_{name}") for name in _ATTEMPT_KEY))
+        .where(*of_key(others.c))
         .order_by(others.c.started)
         .offset(MAX_DOWNLOADS - 1)
         .limit(1)
         .scalar_subquery()
     )
-    return delete(downloads).where(
-        *(downloads.c[name] == bindparam(f"key_{name}") for name in _ATTEMPT_KEY),
-        downloads.c.started > last_kept,
-    )
+    return delete(downloads).where(*of_key(downloads.c), downloads.c.started > last_kept)

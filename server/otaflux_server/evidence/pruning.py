@@ -4,12 +4,12 @@ from collections.abc import Collection, Iterable, Set
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, select, tuple_
+from sqlalchemy import Select, delete, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from otaflux_server.evidence.reading import read_trips
 from otaflux_server.evidence.records import AttemptKey, RunKey
-from otaflux_server.evidence.rows import key_parameters, microseconds
+from otaflux_server.evidence.rows import key_parameters, microseconds, of_key
 from otaflux_server.evidence.schema import attempts, devices, downloads, trips
 
 _TOGETHER = 500
@@ -75,8 +75,7 @@ async def _remove_attempts(connection: AsyncConnection, query: Select[Any]) -> i
         # One by one: without statistics PostgreSQL reads the whole run for each list of them.
         rows = [key_parameters(key) for key in keys]
         for table in (downloads, attempts):
-            same = (table.c[name] == bindparam(f"key_{name}") for name in AttemptKey._fields)
-            await connection.execute(delete(table).where(*same), rows)
+            await connection.execute(delete(table).where(*of_key(table.c)), rows)
     return len(keys)
 
 

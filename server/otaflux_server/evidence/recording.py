@@ -1,7 +1,6 @@
 """Write-behind: facts wait in memory, joined, and are merged in batches."""
 
 import asyncio
-import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Protocol, Self
 import structlog
 
 from otaflux_policy.facts import Facts
+from otaflux_server.background import set_within
 from otaflux_server.evidence.databases import FactsRefused, StoreUnavailable
 from otaflux_server.evidence.records import AttemptKey, Batch, DeviceFacts, DeviceKey
 
@@ -29,12 +29,16 @@ class Merges(Protocol):
 
 @dataclass(slots=True)
 class Counters:
-    """Since the start. `dropped`: facts that found no room; `refused`: that no database takes."""
+    """Since the start. `dropped`: facts that found no room; `refused`: that no database takes.
+
+    `last_write`: when facts were written last, in seconds since 1970 (0: never).
+    """
 
     written: int = 0
     dropped: int = 0
     refused: int = 0
     failures: int = 0
+    last_write: float = 0.0
 
 
 class Recorder:
@@ -135,14 +139,14 @@ class Recorder:
     async def _run(self) -> None:
         retry = self._interval
         while not self._closing.is_set():
-            await _either(self._full, self._interval)
+            await set_within(self._full, self._interval)
             self._full.clear()
             self._take_due()
             if await self._write_waiting():
                 retry = self._interval
             else:
                 # A full buffer would have a lost database tried without a pause.
-                await _either(self._closing, retry)
+                await set_within(self._closing, retry)
                 retry = min(retry * 2, max(_LONGEST_RETRY, self._interval))
 
     def _take_due(self) -> None:
@@ -214,6 +218,7 @@ class Recorder:
         try:
             await self._store.merge(batch)
             self.counters.written += len(batch)
+            self.counters.last_write = time.time()
         except FactsRefused as error:
             if len(batch) == 1:
                 self.counters.refused += 1
@@ -222,13 +227,6 @@ class Recorder:
             for half in _halves(batch):
                 if half:
                     await self._merge(half)
-
-
-async def _either(event: asyncio.Event, seconds: float) -> None:
-    """Returns once the event is set or the time is over."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import NamedTuple, TypeVar
+from datetime import datetime
+from typing import NamedTuple
 
 from otaflux_policy.counts import Trip
-from otaflux_policy.facts import Facts
-
-_T = TypeVar("_T")
+from otaflux_policy.facts import Facts, joined
 
 
 class RunKey(NamedTuple):
@@ -123,19 +121,13 @@ class DeviceFacts:
         return DeviceFacts(
             first_seen=min(self.first_seen, other.first_seen),
             last_seen=max(self.last_seen, other.last_seen),
-            first_poll=min(_known(self.first_poll, other.first_poll), default=None),
-            last_poll=max(_known(self.last_poll, other.last_poll), default=None),
-            said=max(_known(self.said, other.said), default=None),
-            reported_first=min(_known(self.reported_first, other.reported_first), default=None),
-            running=max(_known(self.running, other.running), default=None),
-            pin=max(_known(self.pin, other.pin), default=None),
+            first_poll=joined(self.first_poll, other.first_poll, min),
+            last_poll=joined(self.last_poll, other.last_poll, max),
+            said=joined(self.said, other.said, max),
+            reported_first=joined(self.reported_first, other.reported_first, min),
+            running=joined(self.running, other.running, max),
+            pin=joined(self.pin, other.pin, max),
         )
-
-    def polled_over(self, span: timedelta) -> bool:
-        """Whether two of its polls lie at least `span` apart: a scanner's do not."""
-        if self.first_poll is None or self.last_poll is None:
-            return False
-        return self.last_poll - self.first_poll >= span
 
 
 class StoredDevice(NamedTuple):
@@ -191,7 +183,3 @@ class Changes:
     trips: list[StoredTrip]
     mark: Mark
     complete: bool
-
-
-def _known(*values: _T | None) -> list[_T]:
-    return [value for value in values if value is not None]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy import ColumnElement, bindparam
 
 from otaflux_policy.counts import Trip
 from otaflux_policy.facts import Download, Facts, FirstOffer, ReportedFailure
@@ -88,7 +89,7 @@ def microseconds(at: datetime | None) -> int | None:
 
 def moment(stored: int | None) -> datetime | None:
     """The reverse of `microseconds`."""
-    return None if stored is None else _EPOCH + stored * _MICROSECOND
+    return None if stored is None else _at(stored)
 
 
 def storable(text: str) -> str:
@@ -182,6 +183,11 @@ def slot_of(key: AttemptKey, ring: str) -> str:
 def key_parameters(key: AttemptKey) -> Row:
     """Parameters `key_<column>` that name the attempt."""
     return {f"key_{name}": value for name, value in key._asdict().items()}
+
+
+def of_key(columns: Any) -> list[ColumnElement[bool]]:
+    """Conditions for rows of the attempt that `key_parameters` name; `columns` of any table."""
+    return [columns[name] == bindparam(f"key_{name}") for name in AttemptKey._fields]
 
 
 def stored_attempts(rows: Iterable[Sequence[Any]]) -> list[tuple[StoredAttempt, int]]:

@@ -1,5 +1,7 @@
 """The tables. Times are integer microseconds since 1970 UTC; NULL where nothing is known."""
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text, text
 
 # Text is compared by its bytes on both databases: the order of Python's strings.
@@ -20,6 +22,12 @@ def _time(name: str) -> Column[int]:
     return Column(name, BigInteger)
 
 
+def _attempt_key() -> tuple[Column[Any], ...]:
+    """What names an attempt (`AttemptKey`)."""
+    run = Column("run", BigInteger, primary_key=True, autoincrement=False)
+    return _key("namespace"), _key("rollout"), run, _key("digest"), _key("device")
+
+
 def _changed() -> Column[int]:
     """The transaction that changed the row last (`Store.changed`)."""
     return Column("changed", BigInteger, nullable=False)
@@ -28,11 +36,7 @@ def _changed() -> Column[int]:
 attempts = Table(
     "attempts",
     metadata,
-    _key("namespace"),
-    _key("rollout"),
-    Column("run", BigInteger, primary_key=True, autoincrement=False),
-    _key("digest"),
-    _key("device"),
+    *_attempt_key(),
     _time("first_offer"),
     Column("first_offer_ring", TEXT),
     _time("last_offer"),
@@ -72,11 +76,7 @@ Index("attempts_changed", attempts.c.changed)
 downloads = Table(
     "downloads",
     metadata,
-    _key("namespace"),
-    _key("rollout"),
-    Column("run", BigInteger, primary_key=True, autoincrement=False),
-    _key("digest"),
-    _key("device"),
+    *_attempt_key(),
     Column("started", BigInteger, primary_key=True, autoincrement=False),
     Column("completed", BigInteger, nullable=False),
     _time("first_poll"),
