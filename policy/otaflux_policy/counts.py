@@ -36,7 +36,8 @@ class RingCounts(ContractModel):
     `updated_outcomes` and `failed_outcomes` are what the breaker looks at: devices whose attempt
     began in this run and in this ring, wherever they are now. In a rollback only devices that it
     concerns are members, the states are those of their way back, and `restored` have come back.
-    `codes` counts the `failed` ones by why: `CODES` of them, and the rest as `Other`.
+    `codes` counts the `failed` ones by why: `CODES` of them, and the rest as `Other`. `uncounted`
+    are ids that may be scanners': they are no members, and in no other number here.
     """
 
     name: str
@@ -56,6 +57,7 @@ class RingCounts(ContractModel):
     updated_outcomes: int = 0
     failed_outcomes: int = 0
     restored: int = 0
+    uncounted: int = 0
     codes: dict[str, int] = {}
 
     @property
@@ -218,6 +220,11 @@ class Tally:
     def remove(self, share: Share) -> None:
         """One device less: a share that was added before."""
         self._change(share, -1)
+
+    def note(self, share: Share, by: int) -> None:
+        """One id more (1) or less (-1) that may be a scanner's, and would add this share."""
+        if share.member:
+            self._rings.setdefault(share.ring, Counter())["uncounted"] += by
 
     def ring(self, name: str) -> RingCounts:
         """The counts of one ring; that without a name: of devices in none."""

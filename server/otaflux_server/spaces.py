@@ -122,9 +122,10 @@ class Space:
         for name, share in weight.shares:
             if share.member and share.state in IN_FLIGHT:
                 self.in_flight[name, share.ring] += by
-            if not weight.counted:
-                continue
             tally = self.tallies[name]
+            if not weight.counted:
+                tally.note(share, by)
+                continue
             if by > 0:
                 tally.add(share)
             else:

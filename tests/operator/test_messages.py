@@ -58,6 +58,12 @@ def early(counts: dict[str, int], **ring: Any) -> World:
             "0 of 50 updated, needs 45 updated, 47:00 left until its deadline",
         ),
         ({}, {}, "ring early (2/3): it has no devices, and waits for one"),
+        (
+            {"uncounted": 2},
+            {},
+            "onEmpty: Skip would skip it; 2 more not counted yet (polled too little, ",
+        ),
+        (FIFTY | {"uncounted": 1}, {}, "0 of 50 updated, 1 more not counted yet (polled too "),
     ],
 )
 def test_a_message_breaks_down_how_far_a_ring_is(

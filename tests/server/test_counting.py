@@ -34,6 +34,12 @@ def members(counting: Counting, name: str = "thermostat") -> int:
     return counts.total.members
 
 
+def uncounted(counting: Counting) -> int:
+    counts = counting.counts(NAMESPACE, "thermostat")
+    assert counts is not None
+    return counts.total.uncounted
+
+
 class TestChangesOfPolicies:
     def test_until_all_are_counted_the_counts_are_those_from_before(self) -> None:
         clock = Clock()
@@ -179,7 +185,7 @@ class TestWhoCounts:
         scanner = device("x", clock, polled=False)
         scanner.first_poll = scanner.last_poll = clock.now
         counting.changed(scanner)
-        assert members(counting) == 0
+        assert (members(counting), uncounted(counting)) == (0, 1)
         # Its polls are of no interest for so long.
         assert not scanner.dormant
         clock.now += SCAN
@@ -188,7 +194,7 @@ class TestWhoCounts:
         assert members(counting) == 0
         scanner.last_poll = scanner.last_seen = clock.now
         counting.changed(scanner)
-        assert members(counting) == 1
+        assert (members(counting), uncounted(counting)) == (1, 0)
 
     def test_one_that_a_group_names_does(self) -> None:
         clock = Clock()

@@ -49,8 +49,7 @@ def fresh(
     for record in records:
         first, last = record.first_poll, record.last_poll
         over = first is not None and last is not None and last - first >= SCAN
-        if not over and not rules.groups.names_exactly(record.device.id):
-            continue
+        counts = over or rules.groups.names_exactly(record.device.id)
         assessed = assess(
             counted,
             record.attempts.get(name, {}),
@@ -64,10 +63,12 @@ def fresh(
             )
         else:
             alone = match([counted], rules.groups, record.device)
-            shadowed += isinstance(matched, Match) and isinstance(alone, Match)
+            shadowed += counts and isinstance(matched, Match) and isinstance(alone, Match)
             share = outcome_share(counted, assessed)
-        if share is not None:
+        if share is not None and counts:
             tally.add(share)
+        elif share is not None:
+            tally.note(share, 1)
     return tally.counts(counted, now, shadowed=shadowed)
 
 

@@ -20,7 +20,8 @@ def ring_progress(
         known = _last_known(status)
         return f"{known}its success cannot be judged now: {judgement.why}"
     if judgement.finding is Finding.NO_DEVICES:
-        return "it has no devices, and waits for one; onEmpty: Skip would skip it"
+        waits = "it has no devices, and waits for one; onEmpty: Skip would skip it"
+        return "; ".join([waits, *_uncounted(counts)])
     parts = [f"{counts.succeeded} of {counts.active} updated", *_states(counts)]
     parts += _absent(situation, counts)
     if judgement.finding is Finding.TOO_FEW_DEVICES:
@@ -54,7 +55,14 @@ def _absent(situation: Situation, counts: RingCounts) -> list[str]:
         parts.append(f"{unseen} more not seen for {situation.rollout.spec.active_within}")
     if counts.not_requested:
         parts.append(f"{counts.not_requested} more never asked for it")
-    return parts
+    return [*parts, *_uncounted(counts)]
+
+
+def _uncounted(counts: RingCounts) -> list[str]:
+    """Ids that may be scanners'."""
+    if not counts.uncounted:
+        return []
+    return [f"{counts.uncounted} more not counted yet (polled too little, named by no DeviceGroup)"]
 
 
 def _unmet(situation: Situation, ring: Ring, status: RingStatus, counts: RingCounts) -> list[str]:
