@@ -234,7 +234,10 @@ class TestFetcher:
             contents = [firmware(str(i), 5000) for i in range(8)]
             for content in contents:
                 world.source.add(content)
+            gate = world.source.gate = asyncio.Event()
             world.want(*contents)
+            await until(lambda: world.source.running == 2)
+            gate.set()
             await until(lambda: len(world.store.digests) == 8)
             assert world.source.most_running == 2
 
