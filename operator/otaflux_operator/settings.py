@@ -5,6 +5,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from otaflux_oci.networks import RegistrySettings
+
 
 class Settings(BaseSettings):
     """Each field is an environment variable with the prefix `OTAFLUX_`."""
@@ -17,6 +19,33 @@ class Settings(BaseSettings):
         default="",
         description="Base URL of the update servers' internal API: http://otaflux-server:8081. "
         "Empty: none, so that nothing can be released.",
+    )
+    server_token_file: Path = Field(
+        default=Path("/var/run/secrets/otaflux/server/token"),
+        description="File with the token that the internal API wants: a projected ServiceAccount "
+        "token of its audience, or the shared one. Read again when it changes; absent: none is "
+        "sent.",
+    )
+    server_ca: Path | None = Field(
+        default=None,
+        description="Authorities that the internal API's certificate is checked against. Unset: "
+        "those of the system.",
+    )
+    registries: RegistrySettings = Field(
+        default_factory=lambda: RegistrySettings(), description="What registries may be reached."
+    )
+    namespace: str = Field(
+        default="",
+        description="Namespace of the Lease and of the signing key. Empty: the operator's own.",
+    )
+    signing_secret: str = Field(
+        default="otaflux-policy-signing",
+        description="Secret with the private keys that policies are signed with (`*.key`, Ed25519 "
+        "in PEM; the last by name signs). Made with a new key where it does not exist.",
+    )
+    lease: str = Field(
+        default="otaflux-operator",
+        description="Lease that the one operator holds which writes.",
     )
     kubeconfig: Path | None = Field(
         default=None,
