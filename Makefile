@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?=
 BENCH ?=
+FUZZ ?=
 
 .DEFAULT_GOAL := help
 
@@ -48,4 +49,7 @@ format: venv ## Let ruff lay out the code
 bench: venv ## One table of measured figures; never part of the tests
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-.PHONY: help venv demo demo-standalone test test-quick control-plane check generate format bench
+fuzz: venv ## Looks for bytes that break what reads them (FUZZ_SECONDS=20 each, FUZZ="TARGET …")
+	@$(BIN)/python -m fuzz $(FUZZ)
+
+.PHONY: fuzz help venv demo demo-standalone test test-quick control-plane check generate format bench

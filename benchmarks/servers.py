@@ -77,7 +77,14 @@ async def update_server(
             cores()[0], folder, port, internal, fleet.devices, fleet.rollouts, fleet.size, change,
             "on" if recording else "off",
         ],
-        environment,
+        {
+            "OTAFLUX_IDENTITY__KIND": "Open",
+            "OTAFLUX_INTERNAL__AUTHENTICATION": "None",
+            # A few clients stand for many devices: the limits are asked, and never reached.
+            "OTAFLUX_CONNECTIONS__REQUESTS_PER_SECOND": "1000000",
+            "OTAFLUX_CONNECTIONS__MAX_DOWNLOADS_PER_DEVICE": "1000",
+            **(environment or {}),
+        },
     )  # fmt: skip
     await server.start(lambda: _says(f"http://127.0.0.1:{internal}/metrics", stored))
     try:

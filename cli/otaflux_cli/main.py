@@ -9,6 +9,7 @@ import typer
 
 from otaflux_cli.database import commands as database
 from otaflux_cli.demo import commands as demo
+from otaflux_cli.enrolment import commands as enrolment
 from otaflux_cli.errors import INTERRUPTED, UserError
 from otaflux_cli.firmware import commands as firmware
 from otaflux_cli.inspection import commands as inspection
@@ -31,6 +32,7 @@ app.command("rollouts")(standalone.rollouts)
 app.command("explain")(inspection.explain)
 app.command("preview")(inspection.preview)
 app.command("devices")(inspection.devices)
+app.add_typer(enrolment.app, name="device")
 app.add_typer(database.app, name="db")
 
 

@@ -8,15 +8,22 @@
 Everything that can go wrong is an `OciError`; `errors` draws the tree.
 """
 
+from .archives import ArchivedFile, archived_file, find_file
 from .blobs import BlobStream
 from .credentials import Basic, Credentials, IdentityToken, Tls
 from .errors import (
+    AddressRefused,
     AmbiguousLayers,
+    AnnotationInvalid,
     ContentError,
     DigestMismatch,
     Forbidden,
+    InvalidArchive,
     InvalidCredentials,
     InvalidReference,
+    KeyMismatch,
+    KeySecretInvalid,
+    KeyUnsupported,
     ManifestNotFound,
     NoFirmwareLayer,
     NoMatchingVersion,
@@ -27,6 +34,10 @@ from .errors import (
     RegistryError,
     RegistryUnreachable,
     SelectionError,
+    SignatureError,
+    SignatureInvalid,
+    SignatureMissing,
+    SignatureOfOtherDigest,
     TlsFailed,
     TooLarge,
     Unauthorized,
@@ -34,9 +45,10 @@ from .errors import (
     VersionMismatch,
 )
 from .image_layouts import FIRMWARE_ARTIFACT_TYPE, FIRMWARE_MEDIA_TYPE, ImageLayout
-from .layouts import firmware_layer
+from .layouts import firmware_layer, is_archive
 from .limits import Limits
 from .manifests import Descriptor, Manifest
+from .networks import RegistrySettings
 from .references import Repository
 from .registries import RegistryClient
 from .resolving import Resolved, resolve
@@ -45,7 +57,10 @@ from .sources import Source
 __all__ = [
     "FIRMWARE_ARTIFACT_TYPE",
     "FIRMWARE_MEDIA_TYPE",
+    "AddressRefused",
     "AmbiguousLayers",
+    "AnnotationInvalid",
+    "ArchivedFile",
     "Basic",
     "BlobStream",
     "ContentError",
@@ -55,8 +70,12 @@ __all__ = [
     "Forbidden",
     "IdentityToken",
     "ImageLayout",
+    "InvalidArchive",
     "InvalidCredentials",
     "InvalidReference",
+    "KeyMismatch",
+    "KeySecretInvalid",
+    "KeyUnsupported",
     "Limits",
     "Manifest",
     "ManifestNotFound",
@@ -68,10 +87,15 @@ __all__ = [
     "RealmRefused",
     "RegistryClient",
     "RegistryError",
+    "RegistrySettings",
     "RegistryUnreachable",
     "Repository",
     "Resolved",
     "SelectionError",
+    "SignatureError",
+    "SignatureInvalid",
+    "SignatureMissing",
+    "SignatureOfOtherDigest",
     "Source",
     "Tls",
     "TlsFailed",
@@ -79,6 +103,9 @@ __all__ = [
     "Unauthorized",
     "UnsupportedManifest",
     "VersionMismatch",
+    "archived_file",
+    "find_file",
     "firmware_layer",
+    "is_archive",
     "resolve",
 ]

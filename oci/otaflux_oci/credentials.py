@@ -6,7 +6,6 @@ Nothing here is printed: every repr hides its secrets, no message repeats its in
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -164,7 +163,7 @@ def _credential(auth: Any) -> Basic | IdentityToken | None:
     fields = {}
     for name in ("identitytoken", "registrytoken", "auth", "username", "password"):
         fields[name] = auth.get(name) or ""
-        if not isinstance(fields[name], str):
+        if not isinstance(fields[name], str) or _has_surrogates(fields[name]):
             raise InvalidCredentials(f"The pull secret has a `{name}` that is not text.")
     if fields["identitytoken"]:
         return IdentityToken(fields["identitytoken"])
@@ -187,10 +186,15 @@ def _credential(auth: Any) -> Basic | IdentityToken | None:
     return None
 
 
+def _has_surrogates(text: str) -> bool:
+    """Half a character, as JSON can have it (`\\ud800`): no header holds it."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _decode(auth: str) -> tuple[str, str] | None:
     try:
         text = base64.b64decode(auth.strip(), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # also of what is not ASCII, or not UTF-8
         return None
     username, colon, password = text.partition(":")
     return (username, password.strip("\0")) if colon else None

@@ -7,6 +7,7 @@
     │   ├── RegistryUnreachable     no connection, no answer in time, or it broke off (also 503)
     │   ├── TlsFailed               unknown CA, wrong name, expired, client certificate refused
     │   ├── RateLimited             429, or 503 with Retry-After; `retry_after` in seconds
+    │   ├── AddressRefused          a host has no address that may be connected to
     │   ├── RealmRefused            its token server is not one that may get the credentials
     │   ├── Unauthorized            401
     │   ├── Forbidden               403
@@ -15,7 +16,16 @@
     ├── ContentError            what came is not what it has to be
     │   ├── DigestMismatch          bytes, size or announced digest contradict each other
     │   ├── TooLarge                more than the limits allow
-    │   └── UnsupportedManifest     schema 1, unknown type, image index, not a manifest at all
+    │   ├── UnsupportedManifest     schema 1, unknown type, not a manifest at all
+    │   ├── InvalidArchive          damaged, or with links, devices or paths that lead out
+    │   └── AnnotationInvalid       one of ours says nothing that can be acted upon
+    ├── SignatureError          the release is not signed as it has to be
+    │   ├── SignatureMissing
+    │   ├── SignatureInvalid        it cannot be read, or does not say what it has to
+    │   ├── SignatureOfOtherDigest  one of the keys signed, but other content
+    │   ├── KeyMismatch             none of the keys signed
+    │   ├── KeySecretInvalid        the public keys are none, or too many
+    │   └── KeyUnsupported          a public key is of a kind that is not read
     └── SelectionError          nothing, or too much, fits what was asked for
         ├── AmbiguousLayers
         ├── NoFirmwareLayer
@@ -81,6 +91,10 @@ class RateLimited(RegistryError):
         self.retry_after = retry_after
 
 
+class AddressRefused(RegistryError):
+    reason = "AddressRefused"
+
+
 class RealmRefused(RegistryError):
     reason = "RealmRefused"
 
@@ -118,6 +132,42 @@ class TooLarge(ContentError):
 
 class UnsupportedManifest(ContentError):
     reason = "UnsupportedManifest"
+
+
+class InvalidArchive(ContentError):
+    reason = "InvalidArchive"
+
+
+class AnnotationInvalid(ContentError):
+    reason = "AnnotationInvalid"
+
+
+class SignatureError(OciError):
+    reason = "SignatureError"
+
+
+class SignatureMissing(SignatureError):
+    reason = "SignatureMissing"
+
+
+class SignatureInvalid(SignatureError):
+    reason = "SignatureInvalid"
+
+
+class SignatureOfOtherDigest(SignatureError):
+    reason = "SignatureOfOtherDigest"
+
+
+class KeyMismatch(SignatureError):
+    reason = "KeyMismatch"
+
+
+class KeySecretInvalid(SignatureError):
+    reason = "KeySecretInvalid"
+
+
+class KeyUnsupported(SignatureError):
+    reason = "KeyUnsupported"
 
 
 class SelectionError(OciError):

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from .blobs import BlobStream, Verification, require_size
 from .errors import (
+    ContentError,
     DigestMismatch,
     InvalidReference,
     ManifestNotFound,
@@ -42,6 +43,7 @@ from .manifests import (
     parse_manifest,
 )
 from .references import Repository, is_digest, is_tag, require_digest, require_tag
+from .referrers import by_tag, referrers_tag
 from .resolving import release_version
 
 FIRMWARE_ARTIFACT_TYPE = "application/vnd.otaflux.firmware.v1"
@@ -82,6 +84,10 @@ class ImageLayout:
         return list(
             dict.fromkeys(tag for owner, tag, _ in self._named(entries) if owner == repository)
         )
+
+    async def referrers(self, repository: Repository, digest: str) -> list[Descriptor]:
+        """Of whatever repository: manifests of the layout that are about this one."""
+        return await asyncio.to_thread(self._referrers, repository, require_digest(digest))
 
     def blob(
         self, repository: Repository, descriptor: Descriptor, *, offset: int = 0
@@ -156,6 +162,28 @@ class ImageLayout:
             expected_digest=digest,
             where=where,
         )
+
+    def _referrers(self, repository: Repository, digest: str) -> list[Descriptor]:
+        found: dict[str, Descriptor] = {}
+        with contextlib.suppress(ManifestNotFound):
+            index = self._manifest(repository, referrers_tag(digest))
+            found.update((known.digest, known) for known in by_tag(index))
+        for entry in self._entries():
+            reference, size = str(entry.get("digest")), entry.get("size")
+            if not is_digest(reference) or not isinstance(size, int):
+                continue
+            # What is not readable is of no use to whoever asks.
+            with contextlib.suppress(NotFound, ContentError):
+                manifest = self._manifest(repository, reference)
+                if manifest.subject is not None and manifest.subject.digest == digest:
+                    found[reference] = Descriptor(
+                        manifest.media_type,
+                        reference,
+                        size,
+                        manifest.annotations,
+                        manifest.artifact_type,
+                    )
+        return list(found.values())
 
     def _tagged(self, repository: Repository, tag: str) -> dict[str, Any]:
         found = {
@@ -308,11 +336,19 @@ def _encode(document: Any) -> bytes:
 
 
 def _stated_type(body: bytes) -> str | None:
-    """What a manifest says of itself: by digest there is no Content-Type to go by."""
+    """What a manifest says of itself: by digest there is no Content-Type to go by.
+
+    OCI's may say nothing; then an index is what has `manifests`.
+    """
     try:
-        stated = parse_json(body).get("mediaType")
+        document = parse_json(body)
+        stated = document.get("mediaType")
     except (ValueError, AttributeError):
         return None
+    if stated is None and "layers" in document:
+        return OCI_MANIFEST
+    if stated is None and "manifests" in document:
+        return OCI_INDEX
     return stated if isinstance(stated, str) else None
 
 

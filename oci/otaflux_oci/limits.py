@@ -14,12 +14,34 @@ class Limits:
     """What registries accept at least (distribution-spec, "Pushing Manifests")."""
 
     blob_bytes: int = 512 * MIB
-    """Largest firmware; checked against the descriptor before anything is asked for."""
+    """Largest firmware; checked against the descriptor before anything is asked for. The same for
+    an archive, packed and unpacked."""
+
+    archive_ratio: int = 100
+    """How many times its size an archive may unpack to, all its files together; never more than
+    `blob_bytes`. Up to 16 MiB anything may: firmware with much padding packs well."""
+
+    archive_members: int = 1000
+
+    archive_header_bytes: int = 16 * KIB
+    """One pax header or long name of a tar archive, which is kept while it is read."""
+
+    archive_seconds: float = 600.0
+    """Reading an archive through, to learn which file is in it."""
 
     tag_pages: int = 100
     """Pages of a tag list. A longer list is an error: the newest tag might be on the rest."""
 
     tag_page_bytes: int = 4 * MIB
+
+    referrer_pages: int = 20
+    """Pages of the list of what refers to a manifest. A longer list is an error."""
+
+    signatures: int = 64
+    """Signatures of one manifest that are tried; what lies beyond is as good as not there."""
+
+    signature_bytes: int = 256 * KIB
+    """One signature, with all that it carries: a larger one is passed over."""
 
     token_bytes: int = 256 * KIB
     """Answer of a token server."""

@@ -27,6 +27,9 @@ EMPTY_MEDIA_TYPE = "application/vnd.oci.empty.v1+json"
 VERSION_ANNOTATION = "org.opencontainers.image.version"
 TITLE_ANNOTATION = "org.opencontainers.image.title"
 REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
+PRODUCT_ANNOTATION = "io.otaflux.product"
+MODELS_ANNOTATION = "io.otaflux.models"
+MIN_VERSION_ANNOTATION = "io.otaflux.min-version"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Descriptor:
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     artifact_type: str | None = None
+    platform: str = ""
+    """`os/architecture` or `os/architecture/variant`, where an index says it."""
 
     @property
     def title(self) -> str:
@@ -60,6 +65,8 @@ class Manifest:
     layers: tuple[Descriptor, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     manifests: tuple[Descriptor, ...] = ()
+    subject: Descriptor | None = None
+    """The manifest that this one says something about: its signature, or an SBOM of it."""
 
     @property
     def is_index(self) -> bool:
@@ -113,7 +120,7 @@ def parse_manifest(
     ):
         raise UnsupportedManifest(f"{where} is a manifest and an index at the same time.")
 
-    config_value = document.get("config")
+    config_value, subject = document.get("config"), document.get("subject")
     config = None if config_value is None else _descriptor(config_value, where)
     artifact_type = document.get("artifactType")
     if artifact_type is not None and not isinstance(artifact_type, str):
@@ -126,6 +133,7 @@ def parse_manifest(
         layers=_descriptors(document.get("layers"), where),
         annotations=_annotations(document.get("annotations"), where),
         manifests=_descriptors(document.get("manifests"), where),
+        subject=None if subject is None else _descriptor(subject, where),
     )
 
 
@@ -181,7 +189,19 @@ def _descriptor(value: Any, where: str) -> Descriptor:
         size=size,
         annotations=_annotations(value.get("annotations"), where),
         artifact_type=artifact_type,
+        platform=_platform(value.get("platform"), where),
     )
+
+
+def _platform(value: Any, where: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, dict):
+        raise UnsupportedManifest(f"{where} has a platform that is not an object.")
+    parts = [value.get(key) or "" for key in ("os", "architecture", "variant")]
+    if not all(isinstance(part, str) for part in parts):
+        raise UnsupportedManifest(f"{where} has a platform that is not text.")
+    return "/".join(part for part in parts if part)
 
 
 def _annotations(value: Any, where: str) -> dict[str, str]:

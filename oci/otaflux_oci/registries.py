@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import TracebackType
 
-import httpcore
 import httpx
 
 from .authorizations import Authorizations
 from .blobs import BlobStream, Verification, require_size
 from .challenges import parse_challenges
+from .connections import AllowedConnections
 from .credentials import Credentials, Tls
 from .errors import (
     DigestMismatch,
     Forbidden,
+    InvalidReference,
     ManifestNotFound,
     NotFound,
     RateLimited,
@@ -27,8 +28,9 @@ from .errors import (
     TooLarge,
     Unauthorized,
 )
-from .exchanges import Exchanges, backoff, deadline, origin, parse_url
+from .exchanges import Exchanges, backoff, deadline, origin
 from .limits import Limits
+from .links import next_page
 from .manifests import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -40,17 +42,16 @@ from .manifests import (
     parse_manifest,
     require_manifest_type,
 )
+from .networks import RegistrySettings
+from .ranges import first_byte
 from .references import DOCKER_HUB, Repository, is_digest, is_tag, require_digest, require_tag
+from .referrers import by_api, by_tag, referrers_tag
 from .transports import RegistryTransport
 
 # All four, always: without them distribution 2.8.2 answers 404, or schema 1 under another digest.
 _ACCEPT = {"Accept": ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST))}
 _RETRIED_ERRORS = frozenset({"invalid_token", "insufficient_scope"})
 _TAGS_PER_PAGE = 1000
-_LINK = re.compile(r"<([^<>]*)>([^<]*)")
-_LINK_PARAMETER = re.compile(r';\s*([^\s=;,"]+)\s*=\s*(?:"([^"]*)"|([^\s;,"]*))')
-_LINK_LENGTH = 16_384
-_CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _ERROR_CODE = re.compile(r"[A-Z][A-Z_]{0,63}")
 
 
@@ -59,29 +60,31 @@ class RegistryClient:
 
     `credentials`: for whichever registries they fit; `tls`: a private CA and a client
     certificate; `insecure`: plain http instead of https, for all requests of this client;
-    `trusted_realm_hosts`: token servers (`host` or `host:port`) on other hosts than their
-    registry that may get the credentials; `network_backend`: httpcore's, to see every
-    connection. Close it, or use it as an async context manager.
+    `settings`: which addresses may be connected to, by whatever name or redirect, and which
+    token servers on other hosts than their registry may get the credentials. Close it, or use
+    it as an async context manager.
     """
 
     def __init__(
         self,
         *,
+        settings: RegistrySettings | None = None,
         credentials: Credentials | None = None,
         tls: Tls | None = None,
         insecure: bool = False,
         limits: Limits | None = None,
-        trusted_realm_hosts: Iterable[str] = (),
-        network_backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
+        settings = settings or RegistrySettings()
         self._limits = limits or Limits()
         self._scheme = "http" if insecure else "https"
-        self._transport = RegistryTransport(tls=tls, network_backend=network_backend)
+        self._transport = RegistryTransport(
+            tls=tls, network_backend=AllowedConnections(settings.allowed_networks)
+        )
         self._exchanges = Exchanges(self._transport, self._limits)
         self._authorizations = Authorizations(
             self._exchanges,
             credentials=credentials,
-            trusted_realm_hosts=trusted_realm_hosts,
+            trusted_realm_hosts=settings.trusted_realm_hosts,
             limits=self._limits,
         )
 
@@ -144,7 +147,7 @@ class RegistryClient:
                 self._answer("GET", repository, url, where=where, kind="tags") as response,
             ):
                 body = await self._exchanges.read(response, self._limits.tag_page_bytes, what=where)
-                following = _next_page(response, url, where)
+                following = next_page(response, url, where)
             known = len(found)
             found.update(dict.fromkeys(_page(body, where)))
             # distribution 2.8.2 ignores n and last: no news means that this was the last page.
@@ -154,6 +157,46 @@ class RegistryClient:
         raise TooLarge(
             f"{where} has more than {self._limits.tag_pages} pages. Delete old tags, or name one "
             "tag instead of a range."
+        )
+
+    async def referrers(self, repository: Repository, digest: str) -> list[Descriptor]:
+        """By the referrers API, else by the tag `sha256-<hex>` (distribution-spec v1.1).
+
+        The tag is taken where the API is not there (404, 405), answers 429, or redirects. Raises
+        TooLarge where the list does not end within the limits.
+        """
+        url = self._url(repository, f"referrers/{require_digest(digest)}")
+        where = f"The list of what refers to {repository}@{digest}"
+        try:
+            return await self._referrers(repository, url, where)
+        except (NotFound, _MethodNotAllowed, _Redirected, RateLimited) as error:
+            refused = error
+        try:
+            return by_tag(await self.manifest(repository, referrers_tag(digest)))
+        except ManifestNotFound:
+            if isinstance(refused, RateLimited):
+                raise refused from None  # there may be some that it did not tell
+            return []
+
+    async def _referrers(
+        self, repository: Repository, url: httpx.URL, where: str
+    ) -> list[Descriptor]:
+        found: dict[str, Descriptor] = {}
+        for _ in range(self._limits.referrer_pages):
+            async with (
+                self._bounded(where),
+                self._answer("GET", repository, url, where=where, follow=False) as response,
+            ):
+                body = await self._exchanges.read(response, self._limits.manifest_bytes, what=where)
+                content_type = response.headers.get("content-type")
+                following = next_page(response, url, where)
+            page = by_api(body, content_type, where)
+            found.update((known.digest, known) for known in page)
+            if following is None:
+                return list(found.values())
+            url = following
+        raise TooLarge(
+            f"{where} has more than {self._limits.referrer_pages} pages. Delete what is not needed."
         )
 
     def blob(
@@ -182,7 +225,7 @@ class RegistryClient:
                 async with self._answer(
                     "GET", repository, url, where=where, headers=headers
                 ) as response:
-                    surplus = check.received - _first_byte(response, start, descriptor, where)
+                    surplus = check.received - first_byte(response, start, descriptor, where)
                     async for part in response.aiter_raw():
                         if time.monotonic() > end:
                             raise RegistryError(
@@ -219,7 +262,10 @@ class RegistryClient:
 
     def _url(self, repository: Repository, path: str) -> httpx.URL:
         host = "registry-1.docker.io" if repository.registry == DOCKER_HUB else repository.registry
-        return httpx.URL(f"{self._scheme}://{host}/v2/{repository.name}/{path}")
+        try:
+            return httpx.URL(f"{self._scheme}://{host}/v2/{repository.name}/{path}")
+        except httpx.InvalidURL:
+            raise InvalidReference(f"{host} is not the name or address of a registry.") from None
 
     def _manifest_url(self, repository: Repository, reference: str) -> tuple[str, httpx.URL]:
         if not is_digest(reference):
@@ -247,12 +293,17 @@ class RegistryClient:
         where: str,
         headers: Mapping[str, str] | None = None,
         kind: str = "pull",
+        follow: bool = True,
     ) -> AsyncIterator[httpx.Response]:
-        """The answer with 200 or 206, after whatever logins it takes; else the fitting error."""
+        """The answer with 200 or 206, after whatever logins it takes; else the fitting error.
+
+        `follow`: redirects are followed; else one is an error too.
+        """
+        ask = self._exchanges.following if follow else self._exchanges.patient
         authorization = await self._authorizations.first(repository, kind, url)
         renewed = 0
         while True:
-            async with self._exchanges.following(
+            async with ask(
                 method, url, headers=headers or {}, authorization=authorization
             ) as response:
                 if response.status_code in (200, 206):
@@ -288,6 +339,10 @@ class _MethodNotAllowed(RegistryError):
     """405."""
 
 
+class _Redirected(RegistryError):
+    """3xx, where it is not followed."""
+
+
 class _RangeNotSatisfiable(RegistryError):
     """416."""
 
@@ -313,6 +368,8 @@ def _failure(
         if "/manifests/" in asked.path and "NAME_UNKNOWN" not in codes:
             return ManifestNotFound(f"{where} does not exist ({detail}). Push it, or correct it.")
         return NotFound(f"{where} does not exist at {host} ({detail}). Is the repository right?")
+    if 300 <= status < 400:
+        return _Redirected(f"{host} sends elsewhere for {where} ({detail}).")
     if status == 405:
         return _MethodNotAllowed(f"{host} does not allow reading {where} ({detail}).")
     if status == 416:
@@ -330,24 +387,6 @@ def _error_codes(body: bytes) -> list[str]:
     return [code for code in codes if isinstance(code, str) and _ERROR_CODE.fullmatch(code)]
 
 
-def _next_page(response: httpx.Response, url: httpx.URL, where: str) -> httpx.URL | None:
-    """From the Link header (RFC 8288), followed as it is but never to another origin."""
-    for link, rest in _LINK.findall(", ".join(response.headers.get_list("link"))[:_LINK_LENGTH]):
-        relations = [
-            (quoted or bare).lower().split()
-            for name, quoted, bare in _LINK_PARAMETER.findall(rest)
-            if name.lower() == "rel"
-        ]
-        if relations and "next" in relations[0]:
-            following = parse_url(link, base=url)
-            if origin(following) != origin(url):
-                raise RegistryError(
-                    f"{where} continues on another host, {following.host}, which is not followed."
-                )
-            return following
-    return None
-
-
 def _page(body: bytes, where: str) -> list[str]:
     try:
         tags = parse_json(body)["tags"]
@@ -358,23 +397,3 @@ def _page(body: bytes, where: str) -> list[str]:
     if not isinstance(tags, list):
         raise RegistryError(f"{where} is not what the specification says.")
     return [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
-
-
-def _first_byte(response: httpx.Response, start: int, descriptor: Descriptor, where: str) -> int:
-    """Position in the blob of the first byte of this answer: `start`, or 0 for a whole one."""
-    size = descriptor.size
-    length = response.headers.get("content-length", "")
-    if response.status_code == 200:
-        if length.isdigit() and int(length[:20]) != size:
-            raise DigestMismatch(
-                f"{where} should have {size} bytes, but the registry announces {length[:20]}."
-            )
-        return 0
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
-    if start == 0 or match is None or int(match[1]) != start:
-        raise RegistryError(f"{where}: the registry sent another part than was asked for.")
-    if match[3] != "*" and int(match[3]) != size:
-        raise DigestMismatch(
-            f"{where} should have {size} bytes, but the registry announces {match[3]}."
-        )
-    return start

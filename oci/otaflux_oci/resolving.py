@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from semantic_version import NpmSpec, Version  # type: ignore[import-untyped]  # ships no types
+from semantic_version import NpmSpec  # type: ignore[import-untyped]  # ships no types
 
+from .annotations import min_version
+from .annotations import models as models_of
 from .errors import (
     InvalidReference,
     NoMatchingVersion,
     UnsupportedManifest,
     VersionMismatch,
 )
-from .layouts import firmware_layer
+from .indexes import firmware_of
 from .manifests import VERSION_ANNOTATION, Descriptor
 from .references import Repository, require_digest, require_tag
 from .sources import Source
+from .versions import semantic_version
 
 _COMPANION = re.compile(r"sha256-[0-9a-f]{64}(\.(sig|att|sbom))?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
@@ -26,7 +29,12 @@ _MAX_RANGE = 256
 
 @dataclass(frozen=True)
 class Resolved:
-    """`reference`: the tag that was resolved, or the digest. `digest`: of the manifest."""
+    """`reference`: the tag that was resolved, or the digest.
+
+    `digest`: of the manifest that it points to, which may be an index. `layer`: the firmware, or
+    the archive with it (`is_archive`). `annotations`: those of the manifest with the layer and of
+    all that leads to it. `models` and `min_version`: what they say of the devices it is for.
+    """
 
     repository: Repository
     reference: str
@@ -34,6 +42,8 @@ class Resolved:
     digest: str
     layer: Descriptor
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    models: tuple[str, ...] = ()
+    min_version: str | None = None
 
 
 async def resolve(
@@ -46,6 +56,7 @@ async def resolve(
     version: str = "",
     media_type: str = "",
     title: str = "",
+    models: Collection[str] = (),
 ) -> Resolved:
     """Exactly one of `tag`, `semver`, `digest`; the others as in the spec of a rollout.
 
@@ -68,16 +79,20 @@ async def resolve(
         assert tag is not None
         reference = require_tag(tag)
     manifest = await source.manifest(repository, reference)
-    layer = firmware_layer(manifest, media_type=media_type, title=title)
+    chosen = await firmware_of(
+        source, repository, manifest, media_type=media_type, title=title, models=models
+    )
     return Resolved(
         repository=repository,
         reference=reference,
         version=release_version(
-            tag, manifest.digest, manifest.annotations.get(VERSION_ANNOTATION), version
+            tag, manifest.digest, chosen.annotations.get(VERSION_ANNOTATION), version
         ),
         digest=manifest.digest,
-        layer=layer,
-        annotations=manifest.annotations,
+        layer=chosen.layer,
+        annotations=chosen.annotations,
+        models=models_of(chosen.annotations, manifest.digest),
+        min_version=min_version(chosen.annotations, manifest.digest),
     )
 
 
@@ -135,14 +150,6 @@ def release_version(tag: str | None, digest: str, annotation: str | None, versio
         return str(of_tag)
     short = digest.removeprefix("sha256:")[:12]
     return f"{tag}-{short}" if tag is not None else short
-
-
-def semantic_version(text: str) -> Version | None:
-    """`text` as SemVer 2.0.0, after one leading `v`; None if it is not one."""
-    try:
-        return Version(text.removeprefix("v"))
-    except ValueError:
-        return None
 
 
 def _range(semver: str) -> NpmSpec:

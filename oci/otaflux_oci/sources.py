@@ -30,6 +30,13 @@ class Source(Protocol):
         """All tags, in no particular order, each once."""
         ...
 
+    async def referrers(self, repository: Repository, digest: str) -> list[Descriptor]:
+        """The manifests whose `subject` is this one, each once, in no particular order.
+
+        `artifact_type` is None where nobody vouches for it: look into the manifest then.
+        """
+        ...
+
     def blob(
         self, repository: Repository, descriptor: Descriptor, *, offset: int = 0
     ) -> BlobStream:

@@ -4,8 +4,8 @@ It is used directly and not through `httpx.AsyncClient`, which would keep cookie
 session cookie turns the next request into that of a browser), log whole URLs (a signed
 URL is a secret) and read proxies from the environment.
 
-`network_backend` is httpcore's seam for whatever has to see resolved addresses. What it
-raises as OciError passes through unchanged.
+`network_backend` decides which addresses are connected to (`connections`). What it raises as
+OciError passes through unchanged.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ FOREIGN = "otaflux_foreign"
 class RegistryTransport(httpx.AsyncBaseTransport):
     """Maps every failure of the network to RegistryUnreachable or TlsFailed."""
 
-    def __init__(
-        self, *, tls: Tls | None, network_backend: httpcore.AsyncNetworkBackend | None
-    ) -> None:
+    def __init__(self, *, tls: Tls | None, network_backend: httpcore.AsyncNetworkBackend) -> None:
         logging.getLogger("httpcore.http11").addFilter(_without_response_headers)
 
         def pool(context: ssl.SSLContext) -> httpcore.AsyncConnectionPool:

@@ -9,10 +9,13 @@ from structlog import get_logger
 from otaflux_operator import metrics
 from otaflux_operator.conditions import Verdict, conditions
 from otaflux_operator.conflicts import label_conflicts
+from otaflux_operator.engine.policies import is_same, seal
+from otaflux_operator.epochs import Epochs
 from otaflux_operator.ports import Conflict, Key, Kind, Malformed, Ports
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import ConditionType, DeviceGroup, GroupStatus
-from otaflux_operator.telling import notices
+from otaflux_operator.telling import notices, tampering
+from otaflux_operator.timing import Clock, current
 from otaflux_policy import canonical
 from otaflux_policy.contract import POLICY_LIMIT
 from otaflux_policy.groups import Group
@@ -23,9 +26,17 @@ log = get_logger(__name__)
 class Groups:
     """Reconciles groups. `check(namespace)` asks for another `compare` of a namespace."""
 
-    def __init__(self, ports: Ports, check: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        check: Callable[[str], None],
+        epochs: Epochs,
+        clock: Clock = current,
+    ) -> None:
         self._ports = ports
         self._check = check
+        self._epochs = epochs
+        self._clock = clock
         self._published: dict[Key, tuple[int, Verdict]] = {}
         """What became of which generation."""
 
@@ -45,8 +56,16 @@ class Groups:
                 metrics.POLICY_WRITES.labels(key.kind, "withdrawn").inc()
             self._check(key.namespace)
             return
-        content = canonical.seal(_content(group))
-        if len(canonical.dumps(content).encode()) > POLICY_LIMIT:
+        before = published.content if published is not None else None
+        content = seal(_content(group), before, self._epochs.current, self._clock())
+        if why := self._ports.publications.problem:
+            ready = Verdict(
+                ConditionType.READY,
+                False,
+                Reason.SIGNING_KEY_UNUSABLE,
+                f"Nothing can be published: {why}. What is published stays as it is.",
+            )
+        elif len(canonical.dumps(content).encode()) > POLICY_LIMIT:
             ready = Verdict(
                 ConditionType.READY,
                 False,
@@ -55,15 +74,20 @@ class Groups:
             )
         else:
             uid = group.metadata.uid
-            known = (published.content, published.owner) if published is not None else None
-            if published is None or known != (content, uid) or published.damaged:
+            same = published is not None and before is not None and is_same(content, before)
+            if published is None or not same or published.owner != uid or published.damaged:
                 await self._ports.publications.publish(
                     key,
                     content,
                     owner=uid,
                     version=published.version if published is not None else None,
                 )
-                metrics.POLICY_WRITES.labels(key.kind, "published").inc()
+                what = published.tampered if published is not None else ""
+                if published is None and key in self._published:
+                    what = "it was deleted"
+                metrics.POLICY_WRITES.labels(key.kind, "restored" if what else "published").inc()
+                if what:
+                    await self._ports.notices.post(tampering(key, uid, what, self._clock()))
             ready = Verdict(ConditionType.READY, True, Reason.PUBLISHED, "The group is published.")
         self._published[key] = group.metadata.generation, ready
         self._check(key.namespace)

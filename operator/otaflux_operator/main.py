@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from otaflux_operator.kubernetes.leases import LeaseLost
 from otaflux_operator.kubernetes.running import KubernetesOperator
 from otaflux_operator.logs import log_to_stderr
 from otaflux_operator.ports import Unavailable
@@ -69,7 +70,11 @@ async def run(settings: Settings) -> int:
         stopping.cancel()
         if ended.done():
             error = ended.exception()
-            log.error("operator ended", error=type(error).__name__ if error else "no reason")
+            log.error(
+                "operator ended",
+                error=type(error).__name__ if error else "no reason",
+                why=str(error) if isinstance(error, LeaseLost) else "",
+            )
             return 1
         ended.cancel()
     log.info("operator stopped")

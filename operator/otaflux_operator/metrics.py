@@ -11,12 +11,17 @@ RECONCILE_SECONDS = Histogram(
 )
 RESOLUTIONS = Counter("otaflux_resolutions", "Lookups of artifacts that went well.")
 REGISTRY_ERRORS = Counter(
-    "otaflux_registry_errors", "Lookups of artifacts that failed, by reason.", ["reason"]
+    "otaflux_registry_errors",
+    "Lookups of artifacts that failed, or that found what does not verify, by reason.",
+    ["reason"],
 )
 POLICY_WRITES = Counter(
     "otaflux_policy_writes",
-    "Policies and groups written, withdrawn, or refused as conflicts.",
+    "Policies and groups published, withdrawn, or restored after somebody else changed them.",
     ["kind", "result"],
 )
 STATUS_WRITES = Counter("otaflux_status_writes", "Statuses written.", ["kind"])
 SERVER_ERRORS = Counter("otaflux_server_errors", "Questions to the servers without an answer.")
+LEADER = Gauge(
+    "otaflux_leader", "1 while this operator holds the Lease and works, 0 while it waits for it."
+)

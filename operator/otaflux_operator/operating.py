@@ -10,6 +10,7 @@ from structlog import get_logger
 
 from otaflux_operator import metrics
 from otaflux_operator.answers import Answers
+from otaflux_operator.epochs import Epochs
 from otaflux_operator.grouping import Groups
 from otaflux_operator.handover import Handover
 from otaflux_operator.logs import place
@@ -28,8 +29,8 @@ _SWEEP = "sweep of everything"
 class Operator:
     """Reconciles whatever is marked; at its start, and what was missed, by itself.
 
-    It knows the world only through `ports`, and the time by `clock`. `epoch` is that of the
-    policies it writes.
+    It knows the world only through `ports`, and the time by `clock`. `epochs` are those of what it
+    publishes (None: all is of epoch 0).
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Operator:
         ports: Ports,
         timing: Timing | None = None,
         *,
-        epoch: int = 0,
+        epochs: Epochs | None = None,
         clock: Clock = current,
     ) -> None:
         self._ports = ports
@@ -50,15 +51,20 @@ class Operator:
             ports.secrets, ports.sources, self._handover, self.mark, self._timing
         )
         self._answers = Answers(ports.servers, self.mark, self._timing, clock)
+        epochs = epochs or Epochs()
         self._rollouts = Rollouts(
-            ports, self._resolver, self._answers, self._queue.put, self._timing, epoch, clock
+            ports, self._resolver, self._answers, self._queue.put, self._timing, epochs, clock
         )
         # A namespace is compared once for a burst of changes.
-        self._groups = Groups(ports, lambda namespace: self._namespaces.put(namespace, 0.1))
+        self._groups = Groups(
+            ports, lambda namespace: self._namespaces.put(namespace, 0.1), epochs, clock
+        )
+        epochs.subscribe(self.mark_everything)
         self._backoff: Backoff[Key | str] = Backoff(
             self._timing.error_first, self._timing.error_most
         )
         self._told: dict[Key | str, str] = {}
+        self._everything = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self.trouble = ""
         """Why the last sweep failed; empty where it did not."""
@@ -68,6 +74,11 @@ class Operator:
     def mark(self, key: Key) -> None:
         """The object was created, changed or deleted, or may have been: look at it."""
         self._queue.put(key)
+
+    def mark_everything(self) -> None:
+        """Something changed that concerns every object: look at all of them."""
+        self._everything = True
+        self._sweeps.put(_SWEEP)
 
     def mark_from_thread(self, key: Key) -> None:
         """As `mark`, from another thread than that of the loop; lost before and after `run`."""
@@ -146,7 +157,17 @@ class Operator:
 
     async def _sweep(self, _: str) -> None:
         """Everything at the start; then, and after lost marks, what is orphaned or missing."""
-        everything = self.swept_at is None or self._queue.overflowed
+        # Before they are listed: what is marked from now on is listed by another sweep.
+        everything = self._queue.overflowed or self._everything
+        self._everything = False
+        try:
+            await self._look(everything)
+        except BaseException:
+            self._everything = self._everything or everything
+            raise
+        self._sweeps.put(_SWEEP, self._timing.sweep_every)
+
+    async def _look(self, everything: bool) -> None:
         existing = await self._ports.resources.keys()
         published = await self._ports.publications.keys()
         for key in sorted(existing | published if everything else existing ^ published):
@@ -155,4 +176,3 @@ class Operator:
             # Not at the start: what is in use is known once everything was looked at.
             await self._handover.prune(self._resolver.entries)
         self.swept_at, self.trouble = time.monotonic(), ""
-        self._sweeps.put(_SWEEP, self._timing.sweep_every)

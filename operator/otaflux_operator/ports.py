@@ -81,8 +81,8 @@ class Published(Generic[Content]):
     """What is published for an object now.
 
     `content` is None where it is unusable (`problem` says why). `owner` is the UID of the object
-    that owns it, `version` what a write must name as the version it replaces. `damaged`: what is
-    around the content is not as it was written, so that it has to be written again.
+    that owns it, `version` what a write must name as the version it replaces. `damaged`: it has to
+    be written again even if it says the right thing; `tampered`: what somebody else changed.
     """
 
     content: Content | None
@@ -90,6 +90,7 @@ class Published(Generic[Content]):
     owner: str = ""
     problem: str = ""
     damaged: bool = False
+    tampered: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,11 @@ class Resources(Protocol):
 
 class Publications(Protocol):
     """The policies and groups that the servers read."""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be published now, whatever it is; empty: it can."""
+        ...
 
     async def policy(self, namespace: str, name: str) -> Published[Policy] | None:
         """The policy that is published for a rollout."""

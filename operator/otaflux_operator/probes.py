@@ -17,7 +17,12 @@ class Probed(Protocol):
 
     @property
     def operator(self) -> Operator | None:
-        """The operator, once it runs."""
+        """The operator, once it works."""
+        ...
+
+    @property
+    def seen_at(self) -> float | None:
+        """When the API server last answered one that waits for its turn (`time.monotonic`)."""
         ...
 
 
@@ -55,8 +60,8 @@ class Probes:
 
     async def _health(self, _: web.Request) -> web.Response:
         operator = self._probed.operator
-        swept = operator.swept_at if operator is not None else None
-        silent = time.monotonic() - (swept if swept is not None else self._started)
+        seen = operator.swept_at if operator is not None else self._probed.seen_at
+        silent = time.monotonic() - (seen if seen is not None else self._started)
         if silent > STALE:
             why = (operator.trouble if operator is not None else "") or "it does not answer"
             return web.Response(

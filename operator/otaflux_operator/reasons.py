@@ -42,6 +42,8 @@ class Reason(StrEnum):
     VERSION_DIGEST_CHANGED = "VersionDigestChanged"
     DOWNGRADE_FORBIDDEN = "DowngradeForbidden"
     RELEASE_FAILED_BEFORE = "ReleaseFailedBefore"
+    ANNOTATION_INVALID = "AnnotationInvalid"
+    MODELS_EXCLUDED = "ModelsExcluded"
     OCI_ERROR = "OciError"
     INVALID_REFERENCE = "InvalidReference"
     INVALID_CREDENTIALS = "InvalidCredentials"
@@ -49,6 +51,7 @@ class Reason(StrEnum):
     REGISTRY_UNREACHABLE = "RegistryUnreachable"
     TLS_FAILED = "TlsFailed"
     RATE_LIMITED = "RateLimited"
+    ADDRESS_REFUSED = "AddressRefused"
     REALM_REFUSED = "RealmRefused"
     UNAUTHORIZED = "Unauthorized"
     FORBIDDEN = "Forbidden"
@@ -58,6 +61,7 @@ class Reason(StrEnum):
     DIGEST_MISMATCH = "DigestMismatch"
     TOO_LARGE = "TooLarge"
     UNSUPPORTED_MANIFEST = "UnsupportedManifest"
+    INVALID_ARCHIVE = "InvalidArchive"
     SELECTION_ERROR = "SelectionError"
     AMBIGUOUS_LAYERS = "AmbiguousLayers"
     NO_FIRMWARE_LAYER = "NoFirmwareLayer"
@@ -79,6 +83,18 @@ class Reason(StrEnum):
 
     # Signatures
     NOT_CONFIGURED = "NotConfigured"
+    VERIFYING = "Verifying"
+    VERIFIED = "Verified"
+    SIGNATURE_ERROR = "SignatureError"
+    SIGNATURE_MISSING = "SignatureMissing"
+    SIGNATURE_INVALID = "SignatureInvalid"
+    SIGNATURE_OF_OTHER_DIGEST = "SignatureOfOtherDigest"
+    KEY_MISMATCH = "KeyMismatch"
+    KEY_SECRET_NOT_FOUND = "KeySecretNotFound"
+    KEY_SECRET_INVALID = "KeySecretInvalid"
+    KEY_UNSUPPORTED = "KeyUnsupported"
+    VERSION_ANNOTATION_MISSING = "VersionAnnotationMissing"
+    PRODUCT_MISMATCH = "ProductMismatch"
 
     # The servers
     SERVED = "Served"
@@ -93,6 +109,10 @@ class Reason(StrEnum):
     NOT_SUPPORTED = "NotSupported"
     INVALID_SPEC = "InvalidSpec"
     POLICY_TOO_LARGE = "PolicyTooLarge"
+    SIGNING_KEY_UNUSABLE = "SigningKeyUnusable"
+
+    # Told as Events alone
+    POLICY_TAMPERED = "PolicyTampered"
 
     # Device groups
     PUBLISHED = "Published"
@@ -157,6 +177,14 @@ MEANINGS: dict[Reason, str] = {
         "This content was rolled back or aborted: it is not released again until "
         "spec.retryToken changes."
     ),
+    Reason.ANNOTATION_INVALID: (
+        "An annotation of the manifest, io.otaflux.models or io.otaflux.min-version, says nothing "
+        "that can be acted upon: push the artifact with a correct one."
+    ),
+    Reason.MODELS_EXCLUDED: (
+        "The release is for none of the models that spec.compatibility names. The current release "
+        "continues."
+    ),
     Reason.OCI_ERROR: "The artifact could not be read.",
     Reason.INVALID_REFERENCE: "spec.artifact does not name a repository, tag, digest or range.",
     Reason.INVALID_CREDENTIALS: "The pull secret or the certificate Secret cannot be used.",
@@ -164,6 +192,8 @@ MEANINGS: dict[Reason, str] = {
     Reason.REGISTRY_UNREACHABLE: "The registry cannot be reached, or did not answer in time.",
     Reason.TLS_FAILED: "The registry's certificate is not trusted, or refused ours.",
     Reason.RATE_LIMITED: "The registry limits how often it may be asked: it is asked again later.",
+    Reason.ADDRESS_REFUSED: "The registry, or what it points to, has no address that may be "
+    "connected to.",
     Reason.REALM_REFUSED: "The registry sends to a token server that may not get the credentials.",
     Reason.UNAUTHORIZED: "The registry wants other credentials (401).",
     Reason.FORBIDDEN: "The registry refuses access (403).",
@@ -173,6 +203,9 @@ MEANINGS: dict[Reason, str] = {
     Reason.DIGEST_MISMATCH: "What the registry gave does not have the digest that was asked for.",
     Reason.TOO_LARGE: "The artifact or what describes it is larger than the limits allow.",
     Reason.UNSUPPORTED_MANIFEST: "The manifest is of a kind that is not read.",
+    Reason.INVALID_ARCHIVE: (
+        "The layer's tar archive is damaged, or holds links, devices or paths that lead out of it."
+    ),
     Reason.SELECTION_ERROR: "Nothing, or too much, fits what spec.artifact asks for.",
     Reason.AMBIGUOUS_LAYERS: "Several layers could be the firmware: name one in layerSelector.",
     Reason.NO_FIRMWARE_LAYER: "No layer could be the firmware.",
@@ -197,6 +230,36 @@ MEANINGS: dict[Reason, str] = {
         "stable one nor one of status.history that ended well."
     ),
     Reason.NOT_CONFIGURED: "spec.verify is not set: signatures are not checked.",
+    Reason.VERIFYING: "The signature of the artifact is being looked for.",
+    Reason.VERIFIED: "What the artifact names is signed by one of the keys.",
+    Reason.SIGNATURE_ERROR: "The signature could not be checked.",
+    Reason.SIGNATURE_MISSING: "The artifact is not signed. The current release continues.",
+    Reason.SIGNATURE_INVALID: (
+        "What should be the signature cannot be read, or does not say what a signature has to."
+    ),
+    Reason.SIGNATURE_OF_OTHER_DIGEST: (
+        "One of the keys signed, but other content: a signature was copied, or the artifact "
+        "changed."
+    ),
+    Reason.KEY_MISMATCH: "The artifact is signed, by none of the keys that may sign.",
+    Reason.KEY_SECRET_NOT_FOUND: (
+        "The Secret of spec.verify does not exist in the namespace: nothing new is released."
+    ),
+    Reason.KEY_SECRET_INVALID: (
+        "The Secret of spec.verify does not hold public keys as it should: nothing new is released."
+    ),
+    Reason.KEY_UNSUPPORTED: (
+        "A key in the Secret of spec.verify is of a kind that is not read, as Ed25519: nothing new "
+        "is released."
+    ),
+    Reason.VERSION_ANNOTATION_MISSING: (
+        "The manifest does not say its version, so that an old one could go by a new tag: "
+        "spec.verify needs the annotation org.opencontainers.image.version."
+    ),
+    Reason.PRODUCT_MISMATCH: (
+        "The manifest's annotation io.otaflux.product is not spec.verify.product: it is signed, "
+        "but for something else."
+    ),
     Reason.SERVED: "Every server uses the policy as published last.",
     Reason.NOT_SERVED_YET: "The servers do not use the policy as published last yet.",
     Reason.POLICY_REJECTED: "The servers refuse the published policy and keep the one before.",
@@ -207,6 +270,14 @@ MEANINGS: dict[Reason, str] = {
     Reason.NOT_SUPPORTED: "The spec uses a field whose behaviour does not exist yet.",
     Reason.INVALID_SPEC: "The spec cannot be read, or a window never opens; the message names it.",
     Reason.POLICY_TOO_LARGE: "The policy is too large for a ConfigMap: shorten selectors or rings.",
+    Reason.SIGNING_KEY_UNUSABLE: (
+        "The Secret with the keys that policies are signed with is malformed or cannot be read: "
+        "nothing is published, and what is published stays."
+    ),
+    Reason.POLICY_TAMPERED: (
+        "Somebody else than the operator changed or deleted a published policy or group: servers "
+        "do not use what is not signed, and it was written again."
+    ),
     Reason.PUBLISHED: "The group is published to the servers.",
     Reason.NO_CONFLICT: "No other group gives a device of this one another value of a label.",
     Reason.LABEL_CONFLICT: (

@@ -10,6 +10,7 @@ from otaflux_operator import metrics
 from otaflux_operator.answers import Answers
 from otaflux_operator.conditions import Verdict, conditions
 from otaflux_operator.engine import Observation, Outcome, Waiting, advance
+from otaflux_operator.epochs import Epochs
 from otaflux_operator.ports import Key, Malformed, Ports, Published
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resolving import Resolver
@@ -19,9 +20,11 @@ from otaflux_operator.resources import (
     Phase,
     RolloutStatus,
 )
-from otaflux_operator.telling import happenings, notices
+from otaflux_operator.telling import happenings, notices, tampering
 from otaflux_operator.timing import Clock, Timing, current
 from otaflux_policy.contract import Policy
+from otaflux_policy.rejections import RejectionReason
+from otaflux_policy.served import ServedRollout
 
 log = get_logger(__name__)
 
@@ -36,7 +39,7 @@ class Rollouts:
         answers: Answers,
         again: Callable[[Key, float], None],
         timing: Timing,
-        epoch: int,
+        epochs: Epochs,
         clock: Clock = current,
     ) -> None:
         self._ports = ports
@@ -44,9 +47,10 @@ class Rollouts:
         self._answers = answers
         self._again = again
         self._timing = timing
-        self._epoch = epoch
+        self._epochs = epochs
         self._clock = clock
         self._written: dict[Key, float] = {}
+        self._published: dict[Key, float] = {}
 
     async def reconcile(self, key: Key) -> None:
         """Brings one rollout as far as it goes now.
@@ -67,7 +71,8 @@ class Rollouts:
             await self._withdraw(key)
             return
         now = self._clock()
-        outcome = advance(rollout, self._observe(key, rollout, published), now, epoch=self._epoch)
+        observation = self._observe(key, rollout, published, now)
+        outcome = advance(rollout, observation, now, epoch=self._epochs.current)
         if outcome.policy is not None:
             await self._ports.publications.publish(
                 key,
@@ -75,7 +80,8 @@ class Rollouts:
                 owner=rollout.metadata.uid,
                 version=published.version if published is not None else None,
             )
-            metrics.POLICY_WRITES.labels(key.kind, "published").inc()
+            self._published[key] = asyncio.get_running_loop().time()
+            await self._tell_tampering(key, rollout, published, now)
         judging = Waiting.EVIDENCE in outcome.waiting
         self._answers.expect(key, _expectation(outcome), judging=judging)
         if outcome.wake_at is not None:
@@ -83,20 +89,61 @@ class Rollouts:
         await self._write(key, rollout, outcome.status, now)
 
     def _observe(
-        self, key: Key, rollout: FirmwareRollout, published: Published[Policy] | None
+        self,
+        key: Key,
+        rollout: FirmwareRollout,
+        published: Published[Policy] | None,
+        now: datetime,
     ) -> Observation:
+        answer = self._answers.answer(key)
+        content = published.content if published is not None else None
+        damaged = published is not None and published.damaged
+        refused = content is not None and self._is_refused(key, content, answer.fresh(now))
         return Observation(
             resolution=self._resolver.resolution(key, rollout),
-            published=published.content if published is not None else None,
+            published=content,
             mine=published is not None and published.owner == rollout.metadata.uid,
-            damaged=published is not None and published.damaged,
-            answer=self._answers.answer(key),
+            damaged=damaged or refused,
+            unpublishable=self._ports.publications.problem,
+            answer=answer,
         )
+
+    def _is_refused(self, key: Key, published: Policy, said: ServedRollout | None) -> bool:
+        """Whether servers know a later policy than is published, so that ours has to be above."""
+        if said is None or said.rejection is not RejectionReason.REPLAYED:
+            return False
+        if said.revision == published.revision:
+            return False
+        loop_time = asyncio.get_running_loop().time()
+        wait = self._published.get(key, float("-inf")) + self._timing.heal_after - loop_time
+        if wait > 0:
+            self._again(key, wait)
+            return False
+        if max(said.epoch, published.epoch + 1) > self._epochs.current:
+            self._epochs.raise_above(max(said.epoch, published.epoch))
+        return True
+
+    async def _tell_tampering(
+        self,
+        key: Key,
+        rollout: FirmwareRollout,
+        published: Published[Policy] | None,
+        now: datetime,
+    ) -> None:
+        """The policy was written: says so where somebody else had changed it."""
+        known = rollout.status.policy
+        what = published.tampered if published is not None else ""
+        if published is None and known is not None and known.revision:
+            what = "it was deleted"
+        metrics.POLICY_WRITES.labels(key.kind, "restored" if what else "published").inc()
+        if what:
+            await self._ports.notices.post(tampering(key, rollout.metadata.uid, what, now))
 
     async def _withdraw(self, key: Key) -> None:
         self._resolver.forget(key)
         self._answers.forget(key)
         self._written.pop(key, None)
+        self._published.pop(key, None)
         if await self._ports.publications.withdraw(key):
             metrics.POLICY_WRITES.labels(key.kind, "withdrawn").inc()
 

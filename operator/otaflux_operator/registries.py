@@ -2,7 +2,7 @@
 
 from contextlib import AbstractAsyncContextManager
 
-from otaflux_oci import Limits, RegistryClient, Repository, Source, Tls
+from otaflux_oci import Limits, RegistryClient, RegistrySettings, Repository, Source, Tls
 from otaflux_operator.accesses import credentials
 from otaflux_policy.credentials import RegistryAccess
 
@@ -10,7 +10,8 @@ from otaflux_policy.credentials import RegistryAccess
 class RegistrySources:
     """A registry client per lookup, with exactly what its registry needs."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, settings: RegistrySettings, limits: Limits | None = None) -> None:
+        self._settings = settings
         self._limits = limits
 
     def open(
@@ -18,6 +19,7 @@ class RegistrySources:
     ) -> AbstractAsyncContextManager[Source]:
         """A client for one repository. Raises OciError."""
         return RegistryClient(
+            settings=self._settings,
             credentials=credentials(access, repository.registry),
             tls=_tls(access),
             insecure=insecure,

@@ -8,17 +8,18 @@ from random import random
 
 from structlog import get_logger
 
-from otaflux_oci import OciError, RateLimited, Repository, resolve
+from otaflux_oci import OciError, RateLimited, Repository, Resolved, Source, resolve
 from otaflux_operator import metrics
 from otaflux_operator.accesses import SecretProblem, registry_access
-from otaflux_operator.engine import Failure, Found, Resolution
+from otaflux_operator.archives import Archives
+from otaflux_operator.engine import Failure, Found, Proof, Resolution, Unverified
 from otaflux_operator.handover import Handover
 from otaflux_operator.ports import Key, Secrets, Sources, Unavailable
 from otaflux_operator.queues import Backoff, KeyedQueue, work
 from otaflux_operator.reasons import Reason, registry_reason
-from otaflux_operator.resources import Artifact, FirmwareRollout
+from otaflux_operator.resources import Artifact, FirmwareRollout, ReleaseStatus, Verify
 from otaflux_operator.timing import Timing
-from otaflux_policy import contract
+from otaflux_operator.verifying import NotVerified, Verifier, signers
 from otaflux_policy.credentials import RegistryAccess, entry_name
 
 log = get_logger(__name__)
@@ -29,10 +30,14 @@ class _Request:
     uid: str
     artifact: Artifact
     version: str
+    models: tuple[str, ...]
+    verify: Verify | None
 
     @classmethod
     def of(cls, rollout: FirmwareRollout) -> "_Request":
-        return cls(rollout.metadata.uid, rollout.spec.artifact, rollout.spec.version)
+        spec = rollout.spec
+        models = spec.compatibility.models
+        return cls(rollout.metadata.uid, spec.artifact, spec.version, models, spec.verify)
 
     def asks_the_same(self, other: "_Request") -> bool:
         same_interval = other.artifact.model_copy(update={"interval": self.artifact.interval})
@@ -45,6 +50,18 @@ class _Job:
     resolution: Resolution = field(default_factory=Resolution)
     entry: tuple[RegistryAccess, str] | None = None
     running: asyncio.Task[Resolution] | None = None
+    release: ReleaseStatus | None = None
+    """The current release: with `spec.verify` it too is checked by the keys as they are now."""
+    proofs: dict[str, tuple[str, Proof]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """One of `found` and `unverified`; `current`: why the current release is not trusted."""
+
+    found: Found | None
+    unverified: Unverified | None
+    current: Unverified | None
 
 
 class Resolver:
@@ -67,6 +84,7 @@ class Resolver:
         self._handover = handover
         self._news = news
         self._timing = timing
+        self._archives = Archives()
         self._jobs: dict[Key, _Job] = {}
         self._queue: KeyedQueue[Key] = KeyedQueue()
         self._backoff: Backoff[Key] = Backoff(timing.retry_first, timing.retry_most)
@@ -76,13 +94,15 @@ class Resolver:
         request = _Request.of(rollout)
         job = self._jobs.get(key)
         if job is not None and job.request.asks_the_same(request):
+            job.release = rollout.status.release
             if job.request != request:
                 job.request = request
                 self._queue.put(key, self._until_next(request))
             return job.resolution
         if job is not None and job.running is not None:
             job.running.cancel()
-        self._jobs[key] = _Job(request, entry=job.entry if job is not None else None)
+        entry = job.entry if job is not None else None
+        self._jobs[key] = _Job(request, entry=entry, release=rollout.status.release)
         self._backoff.reset(key)
         self._queue.put(key)
         return Resolution()
@@ -120,17 +140,27 @@ class Resolver:
             # A mistake of ours. Its text may hold anything, so it is not shown.
             log.error("lookup failed", object=str(key), error=type(error).__name__)
             self._queue.put(key, self._backoff.next(key))
-            return
-        resolution = running.result()
+            if job.request.verify is None:
+                return
+            # Whether what was verified still is, is not known.
+            resolution = Resolution()
+        else:
+            resolution = running.result()
         changed = resolution != job.resolution
         job.resolution = resolution
         if changed:
             self._news(key)
 
     async def _resolve(self, key: Key, job: _Job) -> Resolution:
-        before = job.resolution.found
+        before = None
         try:
-            found = await self._find(key, job)
+            verifier = await self._verifier(key, job)
+            before = job.resolution.found
+            if before is not None and verifier is not None:
+                # By keys that are no more it is not verified.
+                proof = verifier.proof(before.digest)
+                before = replace(before, proof=proof) if proof is not None else None
+            found = await self._find(key, job, before, verifier)
         except SecretProblem as problem:
             failure = Failure(problem.reason, str(problem), lasting=True)
         except Unavailable as error:
@@ -141,56 +171,100 @@ class Resolver:
             self._retry(key, job, failure, wait)
             return Resolution(before, failure)
         else:
+            return self._found(key, job, before, found)
+        self._retry(key, job, failure)
+        return Resolution(before, failure)
+
+    def _found(self, key: Key, job: _Job, before: Found | None, found: _Findings) -> Resolution:
+        wrong = found.unverified or found.current
+        if wrong is not None:
+            self._retry(key, job, wrong)
+        else:
             metrics.RESOLUTIONS.inc()
             self._backoff.reset(key)
             self._queue.put(key, self._until_next(job.request))
-            same = before is not None and replace(found, at=before.at) == before
-            return Resolution(before if same else found)
-        self._retry(key, job, failure, 0.0)
-        return Resolution(before, failure)
+        new = found.found
+        if before is not None and new is not None and replace(new, at=before.at) == before:
+            new = before
+        return Resolution(new, None, found.unverified, found.current)
 
-    def _retry(self, key: Key, job: _Job, failure: Failure, wait: float) -> None:
-        metrics.REGISTRY_ERRORS.labels(failure.reason).inc()
-        log.warning(
-            "artifact not resolved", object=str(key), reason=failure.reason, why=failure.message
-        )
+    def _retry(self, key: Key, job: _Job, why: Failure | Unverified, wait: float = 0.0) -> None:
+        metrics.REGISTRY_ERRORS.labels(why.reason).inc()
+        event = "artifact not resolved" if isinstance(why, Failure) else "release not verified"
+        log.warning(event, object=str(key), reason=why.reason, why=why.message)
         delay = min(self._backoff.next(key), self._until_next(job.request))
         self._queue.put(key, max(delay, wait))
 
-    async def _find(self, key: Key, job: _Job) -> Found:
-        artifact, before = job.request.artifact, job.resolution.found
+    async def _verifier(self, key: Key, job: _Job) -> Verifier | None:
+        if (spec := job.request.verify) is None:
+            return None
+        try:
+            return Verifier(await signers(self._secrets, key.namespace, spec), job.proofs)
+        except SecretProblem as problem:
+            return Verifier(problem, job.proofs)
+
+    async def _find(
+        self, key: Key, job: _Job, before: Found | None, verifier: Verifier | None
+    ) -> _Findings:
+        artifact = job.request.artifact
         repository = Repository.parse(artifact.repository)
         access = await registry_access(self._secrets, key.namespace, artifact, repository)
         entry = await self._entry(job, access)
         async with self._sources.open(repository, access, insecure=artifact.insecure) as source:
+            result: Found | Unverified | None = None
             if artifact.tag is not None and before is not None:
                 digest = await source.digest(repository, artifact.tag)
                 if digest == before.digest:
-                    return _with_entry(before, entry)
-            selector = artifact.layer_selector
-            resolved = await resolve(
-                source,
-                repository,
-                tag=artifact.tag,
-                semver=artifact.semver,
-                digest=artifact.digest,
-                version=job.request.version,
-                media_type=selector.media_type if selector is not None else "",
-                title=selector.title if selector is not None else "",
-            )
+                    result = _with_entry(before, entry)
+            if result is None:
+                result = await self._look(source, repository, job, verifier, entry)
+            current = None
+            if verifier is not None:
+                current = await _check(source, repository, job, verifier, result.digest)
+                kept = {result.digest, job.release.digest if job.release is not None else ""}
+                for gone in job.proofs.keys() - kept:
+                    del job.proofs[gone]
+        if isinstance(result, Unverified):
+            return _Findings(None, result, current)
+        return _Findings(result, None, current)
+
+    async def _look(
+        self,
+        source: Source,
+        repository: Repository,
+        job: _Job,
+        verifier: Verifier | None,
+        entry: str | None,
+    ) -> Found | Unverified:
+        """What the artifact is now; nothing of its content is read before it is verified."""
+        artifact = job.request.artifact
+        resolved = await _resolved(
+            source,
+            repository,
+            job.request,
+            tag=artifact.tag,
+            semver=artifact.semver,
+            digest=artifact.digest,
+        )
+        proof = None
+        if verifier is not None:
+            try:
+                proof = await verifier.verify(source, resolved)
+            except NotVerified as problem:
+                return Unverified(resolved.version, resolved.digest, problem.reason, str(problem))
+        title = artifact.layer_selector.title if artifact.layer_selector is not None else ""
+        firmware = await self._archives.firmware(source, resolved, title)
         return Found(
             version=resolved.version,
             digest=resolved.digest,
-            artifact=contract.Artifact(
-                digest=resolved.layer.digest,
-                size=resolved.layer.size,
-                media_type=resolved.layer.media_type,
-                repository=str(repository),
-                insecure=artifact.insecure,
-                credentials=entry,
+            artifact=firmware.model_copy(
+                update={"insecure": artifact.insecure, "credentials": entry}
             ),
             at=datetime.now(UTC).replace(microsecond=0),
             by_range=artifact.semver is not None,
+            models=resolved.models,
+            min_version=resolved.min_version,
+            proof=proof,
         )
 
     async def _entry(self, job: _Job, access: RegistryAccess) -> str | None:
@@ -210,3 +284,48 @@ class Resolver:
 
 def _with_entry(found: Found, entry: str | None) -> Found:
     return replace(found, artifact=found.artifact.model_copy(update={"credentials": entry}))
+
+
+async def _resolved(
+    source: Source,
+    repository: Repository,
+    request: _Request,
+    *,
+    tag: str | None = None,
+    semver: str | None = None,
+    digest: str | None = None,
+) -> Resolved:
+    selector = request.artifact.layer_selector
+    return await resolve(
+        source,
+        repository,
+        tag=tag,
+        semver=semver,
+        digest=digest,
+        version=request.version,
+        media_type=selector.media_type if selector is not None else "",
+        title=selector.title if selector is not None else "",
+        models=request.models,
+    )
+
+
+async def _check(
+    source: Source, repository: Repository, job: _Job, verifier: Verifier, named: str
+) -> Unverified | None:
+    """Why the current release does not verify by the keys as they are now, where it is not `named`.
+
+    What the registry does not hold any more, or not now, says nothing about it.
+    """
+    release = job.release
+    if release is None or release.digest == named or verifier.proof(release.digest) is not None:
+        return None
+    if release.artifact is None or release.artifact.repository != str(repository):
+        return None
+    try:
+        resolved = await _resolved(source, repository, job.request, digest=release.digest)
+        await verifier.verify(source, resolved)
+    except NotVerified as problem:
+        return Unverified(release.version, release.digest, problem.reason, str(problem))
+    except OciError as error:
+        log.warning("current release not checked", digest=release.digest, why=str(error))
+    return None

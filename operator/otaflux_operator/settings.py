@@ -47,6 +47,13 @@ class Settings(BaseSettings):
         default="otaflux-operator",
         description="Lease that the one operator holds which writes.",
     )
+    lease_seconds: float = Field(
+        default=15.0,
+        ge=1.0,
+        le=300.0,
+        description="After how long without a renewal another operator takes the Lease. One that "
+        "could not renew it for two thirds of that ends.",
+    )
     kubeconfig: Path | None = Field(
         default=None,
         description="Kubeconfig file. Absent: the service account of the pod, else the file that "

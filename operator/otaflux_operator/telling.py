@@ -91,6 +91,12 @@ def notices(
     return list(told.values())
 
 
+def tampering(key: Key, uid: str, what: str, at: datetime) -> Notice:
+    """That somebody else changed what is published for the object, and it was written again."""
+    text = f"What is published for it was changed by somebody else, and was written again: {what}."
+    return Notice(key, uid, Reason.POLICY_TAMPERED, text, True, at)
+
+
 def _tells(condition: Condition) -> bool:
     """Whether it says something that a person may want to know."""
     if condition.reason in _PASSING or condition.status is ConditionStatus.UNKNOWN:

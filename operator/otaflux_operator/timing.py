@@ -29,7 +29,8 @@ class Timing:
     retry_first: float = 1.0
     """First pause after a registry failed; doubled each time, with jitter."""
 
-    retry_most: float = 300.0
+    retry_most: float = 60.0
+    """So long a corrected Secret waits at most, as nobody watches those."""
 
     error_first: float = 0.2
     """First pause after a reconciliation failed; doubled each time, with jitter."""
@@ -57,6 +58,10 @@ class Timing:
 
     status_every: float = 10.0
     """Least distance of status writes that change neither phase nor a condition."""
+
+    heal_after: float = 5.0
+    """How long after a write servers may refuse it as an older one before it is written again under
+    a higher epoch: until then they may mean the one before."""
 
     sweep_every: float = 60.0
     """How often published objects are compared with those that exist."""

@@ -9,12 +9,17 @@ from pydantic import ValidationError
 
 from otaflux_policy.contract import POLICY_LIMIT, Policy
 from otaflux_policy.groups import Group
+from otaflux_policy.rejections import RejectionReason
 
 Published = TypeVar("Published", Policy, Group)
 
 
 class InvalidPolicy(ValueError):
     """The text is not a policy or group that may be used; the message says why."""
+
+    def __init__(self, message: str, reason: RejectionReason = RejectionReason.INVALID) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def revision(published: Policy | Group) -> str:
@@ -53,7 +58,16 @@ def _loads(kind: type[Published], text: str, namespace: str, name: str) -> Publi
     if len(text.encode(errors="replace")) > POLICY_LIMIT:
         raise InvalidPolicy(f"the {word} is larger than {POLICY_LIMIT} bytes")
     try:
-        published = kind.model_validate(json.loads(text, object_pairs_hook=_unique))
+        content = json.loads(text, object_pairs_hook=_unique)
+        # Before all else: what cannot be read, for its version say, may still be a mere copy.
+        if not _is_of(content, namespace, name):
+            raise InvalidPolicy(
+                f"the {word} belongs to another object than the one that holds it",
+                RejectionReason.OTHER_OBJECT,
+            )
+        published = kind.model_validate(content)
+    except InvalidPolicy:
+        raise
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -68,13 +82,20 @@ def _loads(kind: type[Published], text: str, namespace: str, name: str) -> Publi
         raise InvalidPolicy(f"the {word} has a number or text without a canonical form") from None
     if published.revision != named:
         raise InvalidPolicy(f"the {word}'s revision is not that of its content")
-    if (published.namespace, published.name) != (namespace, name):
-        raise InvalidPolicy(f"the {word} belongs to another object than the one that holds it")
     return published
+
+
+def _is_of(content: object, namespace: str, name: str) -> bool:
+    """Whether it says that it is of this object, or of none."""
+    if not isinstance(content, dict):
+        return True
+    said = (content.get("namespace", namespace), content.get("name", name))
+    return said == (namespace, name)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key stands twice in one object")
+    "".join(found).encode()  # no half characters (`\ud800`): they have no canonical form
     return found

@@ -68,10 +68,21 @@ class FailureAction(StrEnum):
     ROLLBACK = "Rollback"
 
 
+class Archive(ContractModel):
+    """A tar archive in a repository, by its digest, and the path of one regular file in it."""
+
+    digest: Digest
+    size: Annotated[int, Field(ge=0)]
+    media_type: str
+    path: Annotated[str, Field(min_length=1, max_length=255)]
+
+
 class Artifact(ContractModel):
     """One downloadable content of a release: a blob of `repository`, pulled by digest.
 
-    `credentials` is the name of the entry in the credentials Secret that the pull needs.
+    With `archive` the blob is that, and the content a file in it; `digest` and `size` are those
+    of the content either way. `models` are those that it is for (none: any), as the release says
+    itself. `credentials` is the name of the entry in the credentials Secret that the pull needs.
     """
 
     kind: Literal["firmware"] = "firmware"
@@ -82,14 +93,19 @@ class Artifact(ContractModel):
     repository: str
     insecure: bool = False
     credentials: str | None = None
+    archive: Archive | None = None
 
 
 class Release(ContractModel):
-    """A manifest digest, the version it bears, and what devices download of it."""
+    """A manifest digest, the version it bears, and what devices download of it.
+
+    `min_version`: the oldest version from which it says that a device may be updated to it.
+    """
 
     version: Annotated[str, Field(min_length=1, max_length=256)]
     digest: Digest
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1, max_length=1)]
+    min_version: Annotated[str, Field(max_length=128)] | None = None
 
     @property
     def firmware(self) -> Artifact:

@@ -1,7 +1,7 @@
 """What one device gets now: a pure function over policies, groups, evidence and the time."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from otaflux_policy import versions
@@ -41,7 +41,8 @@ def decide(
     Policies of other namespaces are not looked at. The rows are those of the table "The policy"
     in `docs/architecture.md`; the first that fits wins.
     """
-    return judge(match(policies, groups, device), device, evidence, now)
+    known = replace(device, model=device.model or groups.model(device.id))
+    return judge(match(policies, groups, known), known, evidence, now)
 
 
 def match(policies: Iterable[Policy], groups: Groups, device: Device) -> Match | DecisionReason:
@@ -72,23 +73,38 @@ def precedence(policy: Policy) -> tuple[int, datetime, str]:
 def judge(
     matched: Match | DecisionReason, device: Device, evidence: Evidence, now: datetime
 ) -> Decision:
-    """The decision for a device whose rollout and ring are known (`match`)."""
+    """The decision for a device whose rollout and ring are known (`match`).
+
+    `device.model` is the one that counts: that of its group where it says none itself.
+    """
     if isinstance(matched, DecisionReason):
         return Decision(None, None, None, matched)
     policy, ring = matched.policy, matched.ring
     release, reason = _judge(policy, ring, device, evidence, now)
+    if release is not None and not _is_for(release, device.model):
+        # The policy admits who may have the target; the stable release may be for fewer.
+        release, reason = None, DecisionReason.INCOMPATIBLE
     if release is not None and release.firmware.digest not in evidence.stored:
         release, reason = None, DecisionReason.ARTIFACT_UNAVAILABLE
     return Decision(release, policy.name, ring.name if ring else None, reason, policy.run)
+
+
+def _is_for(release: Release, model: str | None) -> bool:
+    models = release.firmware.models
+    return not models or model in models
 
 
 def _compatible(policy: Policy, model: str | None, version: str | None) -> bool:
     wanted = policy.compatibility
     if wanted.models and model not in wanted.models:
         return False
-    if wanted.min_version is None:
+    return _reaches(version, wanted.min_version)
+
+
+def _reaches(version: str | None, least: str | None) -> bool:
+    if least is None:
         return True
-    order = versions.compare(version, wanted.min_version)
+    order = versions.compare(version, least)
     return order is not None and order >= 0
 
 
@@ -179,6 +195,8 @@ def _judge_closed(
     """The stable release, unless the device runs something newer or of unknown order."""
     stable = policy.stable
     if stable is None or not is_open(policy.windows, now):
+        return None
+    if not _reaches(device.version, stable.min_version):
         return None
     if device.version is None:
         if device.digest == stable.digest:

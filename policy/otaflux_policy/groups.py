@@ -10,10 +10,15 @@ DEVICE_LABEL = "otaflux.io/device"
 
 
 class Group(ContractModel):
-    """A DeviceGroup as the operator publishes it (`group.json`)."""
+    """A DeviceGroup as the operator publishes it (`group.json`).
+
+    `(epoch, sequence)` grows with each write of one group.
+    """
 
     schema_version: Literal[1] = 1
     revision: str = ""
+    epoch: int = 0
+    sequence: int = 0
     namespace: str
     name: str
     names: tuple[str, ...] = ()

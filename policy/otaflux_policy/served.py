@@ -7,6 +7,7 @@ from pydantic import AwareDatetime
 from otaflux_policy.contract import Digest
 from otaflux_policy.counts import RolloutCounts, Trip
 from otaflux_policy.models import ContractModel
+from otaflux_policy.rejections import RejectionReason
 
 
 class ArtifactState(StrEnum):
@@ -30,17 +31,22 @@ class ServedRollout(ContractModel):
     """`GET /internal/v1/rollouts/{namespace}/{name}`.
 
     `revision` is that of the policy in use (None: none is), `rejected` why the published one is
-    not, `run` the highest run known for the name (0: none), also of a rollout that is gone,
-    `schema_versions` the policy versions that every live replica reads. `counts` is None while
-    the evidence is not known (the database was not read yet); `trip` is that of the run in use.
+    not, and `rejection` the same in a word, `run` the highest run known for the name (0: none),
+    also of a rollout that is gone, `schema_versions` the policy versions that every live replica
+    reads, `policy_keys` the ids of the keys by which every one takes a policy as signed, `epoch`
+    the highest that any of them knows, of whatever policy or group. `counts` is None while the
+    evidence is not known (the database was not read yet); `trip` is that of the run in use.
     """
 
     namespace: str
     name: str
     revision: str | None = None
     rejected: str = ""
+    rejection: RejectionReason | None = None
     run: int = 0
     schema_versions: tuple[int, ...] = ()
+    policy_keys: tuple[str, ...] = ()
+    epoch: int = 0
     artifacts: tuple[ServedArtifact, ...] = ()
     counts: RolloutCounts | None = None
     trip: Trip | None = None
@@ -67,7 +73,8 @@ class ServedPolicy(ContractModel):
 class Replica(ContractModel):
     """One update server of those that share a database, as it told last.
 
-    `live`: that was recent. `database_schema` is the version that it works on.
+    `live`: that was recent. `database_schema` is the version that it works on, `policy_keys` and
+    `epoch` are as in `ServedRollout`.
     """
 
     name: str
@@ -76,5 +83,7 @@ class Replica(ContractModel):
     live: bool = True
     database_schema: str = ""
     schema_versions: tuple[int, ...] = ()
+    policy_keys: tuple[str, ...] = ()
+    epoch: int = 0
     policies: tuple[ServedPolicy, ...] = ()
     artifacts: tuple[ServedArtifact, ...] = ()

@@ -56,7 +56,9 @@ class DeviceToken(ContractModel):
         """The inverse of `dumps`. Raises InvalidToken."""
         problem = "not JSON"
         try:
-            return cls.model_validate(json.loads(line))
+            content = json.loads(line)
+            json.dumps(content, ensure_ascii=False).encode()  # half a character is no text
+            return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             problem = f"invalid at {'.'.join(map(str, first['loc'])) or 'its root'}"

@@ -25,7 +25,8 @@ from otaflux_server.breakers import Breakers, Trips
 from otaflux_server.calendars import NEVER, Calendar
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.placing import placer
-from otaflux_server.policies import PolicyStore, Rules
+from otaflux_server.policies import PolicyStore
+from otaflux_server.rules import Rules
 from otaflux_server.slices import SLICE_SECONDS
 from otaflux_server.spaces import NO_SLOTS, NOTHING, Entry, Slots, Space, Weight
 from otaflux_server.weighing import Weigher

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -19,7 +19,8 @@ from otaflux_policy.windows import next_change
 from otaflux_server.artifacts import ArtifactStore, StoredArtifact
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.placing import Placement, place
-from otaflux_server.policies import PolicyStore, Rules
+from otaflux_server.policies import PolicyStore
+from otaflux_server.rules import Rules
 
 HOLD = Decision(None, None, None, DecisionReason.HOLD)
 _NEVER = float("inf")
@@ -197,6 +198,8 @@ class Decisions:
             slots=self.counts.slots(namespace) if slots is None else slots,
             tripped=self.counts.tripped(namespace),
         )
+        if device.model is None and (model := rules.groups.model(device.id)) is not None:
+            device = replace(device, model=model)
         decision = judge(matched, device, evidence, now)
         state = assessed.attempt.state if assessed.attempt is not None else None
         begins = (

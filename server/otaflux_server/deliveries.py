@@ -1,13 +1,14 @@
 """Transfers of artifacts that run now, so that they can be cut."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
 from otaflux_policy.attempts import AttemptRef
 from otaflux_server.artifacts import StoredArtifact
-from otaflux_server.devices import DeviceRecord
+from otaflux_server.devices import DeviceKey, DeviceRecord
 
 
 class Cut(Exception):
@@ -82,6 +83,7 @@ class Deliveries:
 
     def __init__(self) -> None:
         self._running: set[Delivery] = set()
+        self._of: Counter[DeviceKey] = Counter()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -89,10 +91,16 @@ class Deliveries:
     def __iter__(self) -> Iterator[Delivery]:
         return iter(list(self._running))
 
+    def of(self, device: DeviceKey) -> int:
+        """How many of the device run."""
+        return self._of[device]
+
     @asynccontextmanager
     async def running(self, delivery: Delivery) -> AsyncIterator[None]:
         """The delivery goes on within the block. Raises Cut from it."""
+        key = delivery.record.key
         self._running.add(delivery)
+        self._of[key] += 1
         try:
             async with asyncio.timeout(None) as scope:
                 delivery.attach(scope)
@@ -103,3 +111,6 @@ class Deliveries:
             raise Cut from None
         finally:
             self._running.discard(delivery)
+            self._of[key] -= 1
+            if not self._of[key]:
+                del self._of[key]

@@ -14,12 +14,16 @@ from otaflux_server.artifacts import StoredArtifact
 from otaflux_server.deliveries import Cut
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.downloads import Damaged, Send, send_artifact, send_small
-from otaflux_server.fleet import Fleet
+from otaflux_server.fleet import Asking, Fleet
+from otaflux_server.identities import Identifier, Identity, Unidentified
 from otaflux_server.protocols import Exchange, json, native
+from otaflux_server.refusals import Refusal, Refusals, peer
 from otaflux_server.replies import Refused, Reply, text_refusal
 from otaflux_server.requests import Receive, Request
 from otaflux_server.responses import Disconnected
 from otaflux_server.settings import NAMESPACE_PATTERN
+from otaflux_server.settings.identities import Tenancy
+from otaflux_server.throttles import Throttle
 
 log = structlog.get_logger(__name__)
 
@@ -34,11 +38,21 @@ _TENANT = re.compile(rf"/t/(?P<namespace>{NAMESPACE_PATTERN.strip('^$')})(?P<pat
 
 
 class DeviceApp:
-    """Routes `/…` to the default namespace and `/t/<namespace>/…` to the one named."""
+    """Routes `/…` and, with `Tenancy.NAMESPACE`, `/t/<namespace>/…`; asks who it is, first of all.
 
-    def __init__(self, fleet: Fleet) -> None:
+    Nobody gets any further than `_enter` without an identity, nor than `_identify` with that of
+    another device: not even into the records.
+    """
+
+    def __init__(
+        self, fleet: Fleet, identifier: Identifier, refusals: Refusals, throttle: Throttle
+    ) -> None:
         self._fleet = fleet
+        self._identifier = identifier
+        self._refusals = refusals
+        self._throttle = throttle
         self._namespace = fleet.settings.default_namespace
+        self._has_tenants = fleet.settings.identity.tenancy is Tenancy.NAMESPACE
         self._max_body = fleet.settings.connections.max_body_bytes
         self._exact: dict[str, Exchange] = {}
         self._below: dict[str, Exchange] = {}
@@ -54,15 +68,16 @@ class DeviceApp:
         return {**self._exact, **self._below}
 
     def at_once(self, scope: MutableMapping[str, Any]) -> Reply | None:
-        """The reply, where the default namespace's request needs no waiting; else None."""
-        exchange = self._exact.get(scope["path"])
+        """The reply, where a request without a prefix needs no waiting; else None."""
+        path = scope["path"]
+        exchange = self._exact.get(path)
         if exchange is None or not exchange.at_once or scope["method"] not in exchange.methods:
             return None
-        request = Request(scope, _no_body, namespace=self._namespace, prefix="", path=scope["path"])
         try:
-            asking = exchange.identify(request)
+            request = self._enter(scope, _no_body, tenant=None, path=path)
+            asking = self._identify(exchange, request)
         except Refused as refused:
-            self._fleet.metrics.refused(refused.status)
+            self._note(scope, refused)
             return exchange.refuse(refused)
         record = exchange.observe(asking)
         if record.unread:
@@ -85,36 +100,81 @@ class DeviceApp:
             # Decided again: policies may have changed since.
             await self._go_on(send, exchange, request, record, exchange.decide(record))
             return
-        path = scope["path"]
-        namespace, prefix = self._namespace, ""
+        path, tenant = scope["path"], None
         exchange = self._exact.get(path)
         if exchange is None:
-            if tenant := _TENANT.fullmatch(path):
-                namespace, path = tenant["namespace"], tenant["path"]
-                prefix = f"/t/{namespace}"
+            if self._has_tenants and (found := _TENANT.fullmatch(path)):
+                tenant, path = found["namespace"], found["path"]
             exchange = self._exact.get(path) or self._below.get(path[: path.rfind("/") + 1])
             if exchange is None:
-                await self._refuse(text_refusal(Refused(404, "no such path")), send)
+                refused = Refused(404, "no such path", reason=Refusal.NO_SUCH_PATH)
+                self._note(scope, refused)
+                await send_small(text_refusal(refused), send)
                 return
-        if scope["method"] not in exchange.methods:
-            allowed = ", ".join(sorted(exchange.methods))
-            refused = Refused(405, f"use {allowed}", headers=[(b"Allow", allowed.encode())])
-            await self._refuse(exchange.refuse(refused), send)
-            return
-        request = Request(scope, receive, namespace=namespace, prefix=prefix, path=path)
-        await self._answer(exchange, request, send)
-
-    async def _answer(self, exchange: Exchange, request: Request, send: Send) -> None:
         try:
+            if scope["method"] not in exchange.methods:
+                raise _not_allowed(exchange)
+            request = self._enter(scope, receive, tenant=tenant, path=path)
             if exchange.reads_body:
                 await request.read(self._max_body)
-            asking = exchange.identify(request)
+            asking = self._identify(exchange, request)
         except Refused as refused:
-            await self._refuse(exchange.refuse(refused), send)
+            await self._refuse(exchange, scope, refused, send)
             return
         record = exchange.observe(asking)
         await exchange.prepare(record)
         await self._go_on(send, exchange, request, record, exchange.decide(record))
+
+    def _enter(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Receive,
+        *,
+        tenant: str | None,
+        path: str,
+    ) -> Request:
+        """The request, once it is known who makes it; nothing else of it was looked at.
+
+        `tenant` is the namespace that the path names. Raises Refused: 401 nobody who is known,
+        403 the namespace is not theirs, 429.
+        """
+        if self._throttle.refusing:
+            self._throttle.enter(peer(scope))
+        try:
+            identity = self._identifier.identify(scope)
+        except Unidentified as error:
+            challenge = self._identifier.challenge
+            raise Refused(401, str(error), headers=challenge, reason=error.reason) from None
+        namespace = self._namespace_of(identity, tenant)
+        prefix = f"/t/{tenant}" if tenant is not None else ""
+        return Request(
+            scope, receive, identity=identity, namespace=namespace, prefix=prefix, path=path
+        )
+
+    def _namespace_of(self, identity: Identity, tenant: str | None) -> str:
+        namespace = identity.namespace
+        if namespace is None:
+            return tenant or self._namespace
+        if tenant is None and not self._has_tenants:
+            tenant = self._namespace
+        if tenant is not None and tenant != namespace:
+            raise Refused(
+                403, "this is not the identity of a device there", reason=Refusal.OTHER_NAMESPACE
+            )
+        return namespace
+
+    def _identify(self, exchange: Exchange, request: Request) -> Asking:
+        """Who asks.
+
+        Raises Refused: not usable; 403, the identity is not that of the device; 429.
+        """
+        asking = exchange.identify(request)
+        if asking.namespace != request.namespace or not request.identity.permits(asking.device):
+            raise Refused(
+                403, "this is not the identity of that device", reason=Refusal.OTHER_DEVICE
+            )
+        self._throttle.ask((asking.namespace, asking.device), exchange.cost)
+        return asking
 
     async def _go_on(
         self,
@@ -146,6 +206,11 @@ class DeviceApp:
         artifact: StoredArtifact,
         send: Send,
     ) -> None:
+        try:
+            self._throttle.download(self._fleet.deliveries.of(record.key))
+        except Refused as refused:
+            await self._refuse(exchange, request.scope, refused, send)
+            return
         delivery = self._fleet.delivery(record, decision, reply)
         try:
             async with self._fleet.deliveries.running(delivery):
@@ -156,15 +221,32 @@ class DeviceApp:
             await self._fleet.discard(artifact)
             if damaged.started:
                 raise Disconnected from None  # the only way left to say that bytes are missing
-            gone = Refused(404, "the artifact is being fetched again")
-            await self._refuse(exchange.refuse(gone), send)
+            gone = Refused(404, "the artifact is being fetched again", reason=Refusal.ARTIFACT_LOST)
+            await self._refuse(exchange, request.scope, gone, send)
         finally:
             self._fleet.delivered(delivery)
             exchange.record(request, record, decision, reply, delivery.sent)
 
-    async def _refuse(self, reply: Reply, send: Send) -> None:
-        self._fleet.metrics.refused(reply.status)
-        await send_small(reply, send)
+    async def _refuse(
+        self, exchange: Exchange, scope: MutableMapping[str, Any], refused: Refused, send: Send
+    ) -> None:
+        self._note(scope, refused)
+        await send_small(exchange.refuse(refused), send)
+
+    def _note(self, scope: MutableMapping[str, Any], refused: Refused) -> None:
+        address = peer(scope)
+        self._refusals.note(refused.status, refused.reason, address)
+        self._throttle.refused(address, refused.reason)
+
+
+def _not_allowed(exchange: Exchange) -> Refused:
+    allowed = ", ".join(sorted(exchange.methods))
+    return Refused(
+        405,
+        f"use {allowed}",
+        headers=[(b"Allow", allowed.encode())],
+        reason=Refusal.METHOD_NOT_ALLOWED,
+    )
 
 
 async def _no_body() -> MutableMapping[str, Any]:

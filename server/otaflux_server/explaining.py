@@ -24,8 +24,8 @@ from otaflux_server.checks import (
 from otaflux_server.counting import Counting
 from otaflux_server.decisions import Cached, Decisions
 from otaflux_server.devices import DeviceRecord
-from otaflux_server.policies import Rules
 from otaflux_server.protocols.native import obstacle
+from otaflux_server.rules import Rules
 
 
 class ExplainedRing(ContractModel):

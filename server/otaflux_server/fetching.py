@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 import structlog
 
-from otaflux_oci import Descriptor, OciError, RateLimited, Repository, Source
+from otaflux_oci import (
+    BlobStream,
+    Descriptor,
+    Limits,
+    OciError,
+    RateLimited,
+    Repository,
+    Source,
+    archived_file,
+)
 from otaflux_policy.contract import Artifact
 from otaflux_policy.served import ArtifactState, ServedArtifact
 from otaflux_server.artifacts import ArtifactError, ArtifactStore
@@ -182,17 +191,22 @@ class Fetcher:
         self._count()
 
     async def _pull_once(self, artifact: Artifact) -> None:
-        descriptor = Descriptor(
-            media_type=artifact.media_type, digest=artifact.digest, size=artifact.size
-        )
-        repository = Repository.parse(artifact.repository)
         if artifact.size <= self._settings.max_artifact_bytes:
             await self._store.evict(self._is_wanted, room=artifact.size)
         async with (
             self._source(artifact) as source,
-            source.blob(repository, descriptor) as parts,
+            self._bytes(source, artifact) as parts,
         ):
             await self._store.add(artifact.digest, artifact.size, parts)
+
+    def _bytes(self, source: Source, artifact: Artifact) -> BlobStream:
+        repository = Repository.parse(artifact.repository)
+        blob = artifact if artifact.archive is None else artifact.archive
+        descriptor = Descriptor(media_type=blob.media_type, digest=blob.digest, size=blob.size)
+        if artifact.archive is None:
+            return source.blob(repository, descriptor)
+        limits = Limits(blob_bytes=self._settings.max_artifact_bytes)
+        return archived_file(source, repository, descriptor, artifact.archive.path, limits=limits)
 
     def _failed(self, artifact: Artifact, failure: Failure, attempt: int) -> None:
         self._failures[artifact.digest] = failure

@@ -320,7 +320,7 @@ class Fleet:
         policy = cached.policy if cached is not None else None
         if policy is not None:
             due = min(due, now + policy.active_within)
-        counts_from = (record.first_poll or now) + self.settings.evidence.scan_seconds
+        counts_from = (record.first_poll or now) + self.settings.scan_seconds
         return min(due, counts_from) if counts_from > now else due
 
     def _forget(self, record: DeviceRecord) -> None:

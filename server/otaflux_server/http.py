@@ -6,14 +6,16 @@ Differs from uvicorn's in this (each point is a test in `tests/server/test_http.
   response that is under way;
 - head and first body chunk leave in one write, so that a client that reads once sees both;
 - header names keep the case given; there is no `date` and no `server` header;
-- a connection has deadlines (complete request, idle, stalled reader, whole response), kept by
-  `sweep`; heads, bodies, and the requests that one read may hold, are bounded;
+- a connection has deadlines (complete request, idle, stalled or slow reader, whole response), kept
+  by `sweep`; heads, bodies, and the requests that one read may hold, are bounded; so are the
+  connections, in all and of one address;
 - what the application can answer at once (`AtOnce`) takes no task, which costs as much as a poll;
 - after the client went away `send` raises `Disconnected`, as ASGI 2.4 says, so that nobody
   reads a file for a closed connection.
 
 It relies on names inside uvicorn, which `pyproject.toml` therefore pins to a range, and works on
-asyncio's loop and on uvloop. TLS is uvicorn's own (`Config.ssl_…`).
+asyncio's loop and on uvloop. TLS is begun by the listener; here a client whose certificate is not
+accepted (any more) is refused, and the application is told of the connection.
 """
 
 import asyncio
@@ -30,9 +32,13 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
+from otaflux_server.connections import Connections, Drop
+from otaflux_server.refusals import Refusal, Refusals
 from otaflux_server.replies import Reply
 from otaflux_server.responses import Cycle
 from otaflux_server.settings import ConnectionSettings
+from otaflux_server.tls.connections import SecureConnection
+from otaflux_server.tls.ports import TlsPort
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGIVersions
@@ -53,11 +59,18 @@ class _HeadTooLarge(Exception):
     """Raised to the parser, which gives up the connection."""
 
 
+class _CertificateNotAccepted(Exception):
+    """Likewise."""
+
+
 class DeviceHttpProtocol(HttpToolsProtocol):
-    """One connection. Subclass it with `limits` set (see `protocol_class`)."""
+    """One connection. Subclass it with the attributes set (see `protocol_class`)."""
 
     limits = ConnectionSettings()
+    all_connections: Connections
+    refusals: Refusals
     at_once: AtOnce | None = None
+    tls: TlsPort | None = None
     cycle: "Cycle"
 
     def __init__(
@@ -73,19 +86,32 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         self._message_bytes = 0
         self._large_read = False
         self._requests = 0
+        self._peer: str | None = None
+        self._secured: SecureConnection | None = None
         self._buffered = 0
         self._stalled_since: float | None = None
+        self._slow_since: float | None = None
+        self._taken = 0
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # (asyncio passes the transport that it has; uvicorn narrows the type likewise)
-        if len(self.connections) >= self.limits.max_connections:
+        peer = peer_of(transport)
+        if not self.all_connections.admit(peer, len(self.connections)):
             self.transport = transport
             transport.abort()
             return
+        self._peer = peer
         super().connection_made(transport)
+        if self.tls is not None:
+            self._secured = SecureConnection(self.tls, transport, peer)
         self._deadline = self.loop.time() + self.limits.request_seconds
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._peer is not None:
+            self.all_connections.left(self._peer)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         aligned = not self._reading_head and self._between_requests()
@@ -105,8 +131,11 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, _HeadTooLarge):
                 self._refuse_head()
+            elif isinstance(error.__context__, _CertificateNotAccepted):
+                why = f"the client certificate is not accepted: {error.__context__}"
+                self._refuse(401, Refusal.CERTIFICATE_NOT_ACCEPTED, why)
             else:
-                self._refuse(400, "this is not an HTTP request")
+                self._refuse(400, Refusal.NOT_HTTP, "this is not an HTTP request")
         else:
             if self._requests <= aligned:  # else the message began somewhere within
                 self._message_bytes += len(data)
@@ -114,7 +143,7 @@ class DeviceHttpProtocol(HttpToolsProtocol):
                 if self._message_bytes > self.limits.max_head_bytes:
                     self._refuse_head()
             elif self._message_bytes > self._max_message and not self._between_requests():
-                self._refuse(413, "the body is too large")
+                self._refuse(413, Refusal.BODY_TOO_LARGE, "the body is too large")
 
     @property
     def _max_message(self) -> int:
@@ -130,9 +159,10 @@ class DeviceHttpProtocol(HttpToolsProtocol):
     def _between_requests(self) -> bool:
         return self.cycle is None or not self.cycle.more_body
 
-    def _refuse(self, status: int, why: str) -> None:
+    def _refuse(self, status: int, reason: Refusal, why: str) -> None:
         if self.transport.is_closing():
             return
+        self.refusals.note(status, reason, self._peer or "")
         self._deadline = None
         self._reading_head = False
         if self.cycle is not None and (not self.cycle.response_complete or self.cycle.more_body):
@@ -150,7 +180,8 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _refuse_head(self) -> None:
-        self._refuse(431, f"the head is larger than {self.limits.max_head_bytes} bytes")
+        why = f"the head is larger than {self.limits.max_head_bytes} bytes"
+        self._refuse(431, Refusal.HEAD_TOO_LARGE, why)
 
     # What the parser calls
 
@@ -158,6 +189,8 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         self._requests += 1
         if self._requests > _REQUESTS_PER_READ:
             raise ValueError("too many requests at once")
+        if self._secured is not None and (why := self._secured.refusal()) is not None:
+            raise _CertificateNotAccepted(why.value)
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -176,6 +209,8 @@ class DeviceHttpProtocol(HttpToolsProtocol):
             "raw_path": b"",
             "query_string": b"",
         }
+        if self._secured is not None:
+            self.scope["extensions"] = self._secured.extensions
         self._reading_head = True
         self._message_bytes = 0
         self._deadline = self.loop.time() + self.limits.request_seconds
@@ -274,28 +309,64 @@ class DeviceHttpProtocol(HttpToolsProtocol):
 
     # Deadlines
 
-    def overdue(self, now: float) -> bool:
-        """Whether the client used up its time at `now` (the loop's clock)."""
+    def drop_overdue(self, now: float) -> None:
+        """Drops the connection if the client's time is used up at `now` (the loop's clock)."""
+        reason = self.overdue(now)
+        if reason is not None:
+            self.all_connections.dropped(reason, self._peer or "")
+            self.transport.abort()
+
+    def overdue(self, now: float) -> Drop | None:
+        """Why the client's time is used up at `now` (the loop's clock), if it is."""
         if self._deadline is not None and now >= self._deadline:
-            return True
+            return Drop.IDLE if self._is_idle() else Drop.REQUEST_TOO_SLOW
         buffered = self.transport.get_write_buffer_size()
-        if buffered == 0:
-            self._stalled_since = None
-        elif self._stalled_since is None or buffered != self._buffered:
-            self._stalled_since = now
-        elif now - self._stalled_since >= self.limits.stall_seconds:
-            return True
-        self._buffered = buffered
         cycle = self.cycle
+        if buffered == 0:
+            self._stalled_since = self._slow_since = None
+        else:
+            if self._stalled_since is None or buffered != self._buffered:
+                self._stalled_since = now
+            elif now - self._stalled_since >= self.limits.stall_seconds:
+                return Drop.READER_STALLED
+            if cycle is not None and self._is_slow(now, cycle.streamed - buffered):
+                return Drop.READER_TOO_SLOW
+        self._buffered = buffered
         waiting = cycle is not None and (not cycle.response_complete or buffered > 0)
-        return waiting and now >= cycle.response_deadline
+        if waiting and now >= cycle.response_deadline:
+            return Drop.RESPONSE_TOO_LONG
+        return None
+
+    def _is_idle(self) -> bool:
+        return self.cycle is not None and not self._reading_head and not self.cycle.more_body
+
+    def _is_slow(self, now: float, taken: int) -> bool:
+        """Whether too few bytes were taken; `taken` grows by each of those of a response."""
+        since = self._slow_since
+        if since is None or taken < self._taken:  # the first look, or another response
+            self._slow_since, self._taken = now, taken
+        elif now - since >= self.limits.stall_seconds:
+            if taken - self._taken < self.limits.min_bytes_per_second * (now - since):
+                return True
+            self._slow_since, self._taken = now, taken
+        return False
 
 
 def protocol_class(
-    limits: ConnectionSettings, at_once: AtOnce | None = None
+    limits: ConnectionSettings,
+    all_connections: Connections,
+    refusals: Refusals,
+    at_once: AtOnce | None = None,
+    tls: TlsPort | None = None,
 ) -> type[DeviceHttpProtocol]:
     """The protocol with these limits, for uvicorn's `Config(http=…)`."""
-    attributes = {"limits": limits, "at_once": at_once and staticmethod(at_once)}
+    attributes = {
+        "limits": limits,
+        "all_connections": all_connections,
+        "refusals": refusals,
+        "at_once": at_once and staticmethod(at_once),
+        "tls": tls,
+    }
     return type("LimitedDeviceHttpProtocol", (DeviceHttpProtocol,), attributes)
 
 
@@ -312,5 +383,11 @@ async def sweep(state: ServerState, limits: ConnectionSettings) -> None:
         await asyncio.sleep(min(1.0, shortest / 4))
         now = loop.time()
         for connection in list(state.connections):
-            if isinstance(connection, DeviceHttpProtocol) and connection.overdue(now):
-                connection.transport.abort()
+            if isinstance(connection, DeviceHttpProtocol):
+                connection.drop_overdue(now)
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """The IP address at the other end; empty: it has none."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) and name else ""

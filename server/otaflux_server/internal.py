@@ -9,7 +9,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Path, Query, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Response
+from fastapi.responses import PlainTextResponse
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
@@ -18,6 +20,8 @@ from otaflux_policy.devices import DEVICE_ID_PATTERN, Device
 from otaflux_policy.models import ContractModel
 from otaflux_policy.reasons import DecisionReason
 from otaflux_policy.served import Replica, ServedArtifact, ServedRollout
+from otaflux_server.access.callers import Callers
+from otaflux_server.access.guards import Guard
 from otaflux_server.artifacts import ArtifactStore
 from otaflux_server.counting import Counting
 from otaflux_server.decisions import Decisions
@@ -35,6 +39,9 @@ NamespaceParameter = Annotated[
     str, Path(pattern=NAMESPACE_PATTERN, description="The namespace of the object or device.")
 ]
 DeviceParameter = Annotated[str, Path(pattern=DEVICE_ID_PATTERN, description="The device id.")]
+_TOKEN = (
+    "As `OTAFLUX_INTERNAL__AUTHENTICATION` says: a ServiceAccount's token, or the shared one."
+)
 RolloutParameter = Annotated[str, Path(max_length=253, description="The rollout's name.")]
 
 
@@ -86,7 +93,7 @@ class DeviceQuery(BaseModel):
         None, description="Seconds; only devices that were heard of since."
     )
     limit: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Devices on a page.")
-    after: Annotated[str, Field(max_length=256)] | None = Field(
+    after: Annotated[str, Field(max_length=256, pattern="/")] | None = Field(
         None, description="`next` of the page before."
     )
 
@@ -103,6 +110,17 @@ class DeviceQuery(BaseModel):
             model=self.model,
             seen_since=None if self.seen_within is None else now - self.seen_within,
         )
+
+
+class Refused(BaseModel):
+    """Why the caller is not let in, or gets nothing."""
+
+    detail: str
+
+
+_NOT_KNOWN: dict[int | str, dict[str, object]] = {
+    404: {"model": Refused, "description": "There is nothing of that name."}
+}
 
 
 class Rejection(ContractModel):
@@ -168,25 +186,37 @@ def internal_app(
     listening: Callable[[], bool],
     unsaved: Callable[[], str],
     evidence: Callable[[], EvidenceDetail],
+    callers: Callers | None,
     clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The application over these parts; `served` answers for one rollout and all replicas.
 
-    `listening`: devices can connect.
+    `listening`: devices can connect. `callers`: who may use it, but for health and metrics; None:
+    everybody.
     """
     app = FastAPI(title="OtaFlux update server, internal API", version="v1")
+    app.add_middleware(Guard, callers=callers, metrics=metrics)
+    # The guard looks at tokens; here they are for the OpenAPI document alone.
+    api = APIRouter(
+        dependencies=[Depends(HTTPBearer(auto_error=False, description=_TOKEN))],
+        responses={
+            401: {"model": Refused, "description": "No token, or one that is not taken."},
+            403: {"model": Refused, "description": "The token of somebody who may not use it."},
+            503: {"model": Refused, "description": "The token cannot be checked now."},
+        },
+    )
     listing = Listing(devices, policies, counting, decisions, clock)
     # One at a time: each takes its slices of the event loop that polls are answered on.
     searching = asyncio.Lock()
 
-    @app.get("/internal/v1/rollouts")
+    @api.get("/internal/v1/rollouts")
     async def list_rollouts() -> list[ServedRollout]:
         """Every rollout that has a policy in use or a refused one, with its counts."""
         keys = {(policy.namespace, policy.name) for policy in policies.policies()}
         keys |= {key for kind, key in policies.rejections() if kind == "policies"}
         return [served(*key) for key in sorted(keys)]
 
-    @app.get("/internal/v1/rollouts/{namespace}/{name}")
+    @api.get("/internal/v1/rollouts/{namespace}/{name}")
     async def get_rollout(namespace: NamespaceParameter, name: RolloutParameter) -> ServedRollout:
         """What all replicas serve of the rollout, how far its devices are, and its breaker.
 
@@ -194,7 +224,7 @@ def internal_app(
         """
         return served(namespace, name)
 
-    @app.get("/internal/v1/rollouts/{namespace}/{name}/preview")
+    @api.get("/internal/v1/rollouts/{namespace}/{name}/preview", responses=_NOT_KNOWN)
     async def preview_rollout(
         namespace: NamespaceParameter,
         name: RolloutParameter,
@@ -225,12 +255,12 @@ def internal_app(
                 digest=digest,
             )
 
-    @app.get("/internal/v1/replicas")
+    @api.get("/internal/v1/replicas")
     async def list_replicas() -> list[Replica]:
         """The servers that share the database, and what each serves and stores."""
         return replicas.all()
 
-    @app.get("/internal/v1/artifacts")
+    @api.get("/internal/v1/artifacts")
     async def list_artifacts() -> Artifacts:
         """The artifact store."""
         return Artifacts(
@@ -247,21 +277,19 @@ def internal_app(
             ),
         )
 
-    @app.get("/internal/v1/devices")
+    @api.get("/internal/v1/devices")
     async def list_devices(
         search: Annotated[DeviceQuery, Query()],
     ) -> DevicePage:
         """Known devices, in order of namespace and id; only those that fit every parameter."""
         start = None
         if search.after is not None:
-            owner, slash, device = search.after.partition("/")
-            if not slash:
-                raise HTTPException(422, "after: write NAMESPACE/DEVICE, as `next` gives it")
+            owner, _, device = search.after.partition("/")
             start = (owner, device)
         async with searching:
             return await listing.page(search.search(clock()), search.limit, start)
 
-    @app.get("/internal/v1/devices/{namespace}/{device}")
+    @api.get("/internal/v1/devices/{namespace}/{device}", responses=_NOT_KNOWN)
     async def get_device(namespace: NamespaceParameter, device: DeviceParameter) -> DeviceDetail:
         """One device with its attempts and their facts; 404 if it is not known."""
         record = devices.get(namespace, device)
@@ -269,7 +297,7 @@ def internal_app(
             raise HTTPException(404, "the device was never seen")
         return listing.detail(record)
 
-    @app.get("/internal/v1/devices/{namespace}/{device}/explain")
+    @api.get("/internal/v1/devices/{namespace}/{device}/explain")
     async def explain_device(
         namespace: NamespaceParameter,
         device: DeviceParameter,
@@ -291,12 +319,16 @@ def internal_app(
         now = datetime.fromtimestamp(clock(), UTC)
         return explain(asked, record, policies.rules(namespace), decisions, counting, now)
 
-    @app.get("/healthz")
-    async def healthz() -> Response:
+    @app.get("/healthz", response_class=PlainTextResponse)
+    async def healthz() -> PlainTextResponse:
         """Whether the process runs."""
-        return Response("ok\n", media_type="text/plain")
+        return PlainTextResponse("ok\n")
 
-    @app.get("/readyz", response_model_exclude_none=True)
+    @app.get(
+        "/readyz",
+        response_model_exclude_none=True,
+        responses={503: {"model": Readiness, "description": "They cannot (yet)."}},
+    )
     async def readyz(
         response: Response,
         verbose: Annotated[str | None, Query(description="Given at all: with the detail.")] = None,
@@ -326,4 +358,5 @@ def internal_app(
         metrics.devices.set(len(devices))
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    app.include_router(api)
     return app

@@ -12,11 +12,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 
 from otaflux_server import logs
+from otaflux_server.identities.choosing import UNSET
 from otaflux_server.kubernetes import KubernetesSource
 from otaflux_server.registries import PullCredentials
 from otaflux_server.serving import DataDirInUse, UpdateServer
 from otaflux_server.settings import Settings
 from otaflux_server.slices import seldom_collect
+from otaflux_server.tls.generations import TlsUnusable
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +28,8 @@ examples:
       in a pod: policies of all namespaces, by the pod's service account
   OTAFLUX_KUBECONFIG=~/.kube/config OTAFLUX_DATA_DIR=./data otaflux-server
       against a cluster from outside
+  OTAFLUX_IDENTITY__KIND=Token OTAFLUX_IDENTITY__TOKENS=/etc/otaflux/tokens otaflux-server
+      devices prove who they are by a token; OTAFLUX_IDENTITY__KIND has to be set
   OTAFLUX_NATIVE__DEFAULT_DEVICE=kitchen-1 otaflux-server
       for clients that send no device id
 
@@ -55,6 +59,9 @@ def main() -> None:
     except (ValidationError, SettingsError) as error:
         print(_problem(error), file=sys.stderr)  # noqa: T201  # logs are not configured yet
         sys.exit(2)
+    if settings.identity.kind is None:
+        print(f"otaflux-server: {UNSET}", file=sys.stderr)  # noqa: T201  # logs are not configured yet
+        sys.exit(2)
     logs.configure(settings)
     sys.exit(uvloop.run(_run(settings)))
 
@@ -70,7 +77,7 @@ async def _run(settings: Settings) -> int:
             seldom_collect()
             await stop.wait()
             log.info("stopping", seconds=settings.shutdown_seconds)
-    except (DataDirInUse, OSError) as error:
+    except (DataDirInUse, TlsUnusable, OSError) as error:
         log.error("cannot serve", error=str(error))
         return 1
     return 0
@@ -89,11 +96,16 @@ def _problem(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         return f"otaflux-server: {error}"
     lines = [
-        f"otaflux-server: OTAFLUX_{'__'.join(str(part).upper() for part in found['loc'])}: "
-        f"{found['msg']}"
+        f"otaflux-server: {_setting(found['loc'])}{found['msg']}"
         for found in error.errors(include_input=False, include_url=False)
     ]
     return "\n".join(lines)
+
+
+def _setting(location: tuple[int | str, ...]) -> str:
+    """`OTAFLUX_…: `; empty: several settings do not go together, and the message names them."""
+    name = "__".join(str(part).upper() for part in location)
+    return f"OTAFLUX_{name}: " if name else ""
 
 
 if __name__ == "__main__":

@@ -40,8 +40,46 @@ class Metrics:
         self.registry.register(self._polls)
         self._refusals = Counter(
             "otaflux_requests_refused",
-            "Requests of devices that could not be used, by status.",
-            ["status"],
+            "Requests of devices that were refused, by status and reason (`reasons.md`).",
+            ["status", "reason"],
+            registry=self.registry,
+        )
+        self._drops = Counter(
+            "otaflux_connections_dropped",
+            "Connections of devices that were dropped, by reason (`reasons.md`).",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.tls_refused = Counter(
+            "otaflux_tls_refused",
+            "TLS connections refused, in the handshake or at a request, by port (device, internal) "
+            "and reason (`reasons.md`).",
+            ["port", "reason"],
+            registry=self.registry,
+        )
+        self.tls_expiry = Gauge(
+            "otaflux_tls_expiry_timestamp_seconds",
+            "When what a TLS file holds ends, the first of it: certificate, client_ca, crl; by "
+            "port.",
+            ["port", "file"],
+            registry=self.registry,
+        )
+        self.tls_replaced = Counter(
+            "otaflux_tls_files_replaced",
+            "How often changed TLS files came into use, by port.",
+            ["port"],
+            registry=self.registry,
+        )
+        self.tls_reload_failing = Gauge(
+            "otaflux_tls_reload_failing",
+            "1 while changed TLS files cannot be used and the ones before stay in use, by port.",
+            ["port"],
+            registry=self.registry,
+        )
+        self.internal_refused = Counter(
+            "otaflux_internal_requests_refused",
+            "Requests to the internal API that were refused, by status and reason (`reasons.md`).",
+            ["status", "reason"],
             registry=self.registry,
         )
         self.reports = Counter(
@@ -94,8 +132,8 @@ class Metrics:
         self.policies = Gauge("otaflux_policies", "Policies in use.", registry=self.registry)
         self.policies_rejected = Counter(
             "otaflux_policies_rejected",
-            "Published policies and groups that were refused.",
-            ["kind"],
+            "Published policies and groups that were refused, by reason (`reasons.md`).",
+            ["kind", "reason"],
             registry=self.registry,
         )
         self.rejected = Gauge(
@@ -118,6 +156,12 @@ class Metrics:
             "When the source last gave a complete list.",
             registry=self.registry,
         )
+        self.tokens = Gauge(
+            "otaflux_device_tokens",
+            "Lines of `identity.tokens` when they were read last: Known tokens, Refused lines.",
+            ["state"],
+            registry=self.registry,
+        )
         self.devices = Gauge("otaflux_devices", "Devices remembered.", registry=self.registry)
 
     def watch_evidence(self, state: Callable[[], EvidenceState]) -> None:
@@ -128,9 +172,13 @@ class Metrics:
         """Counts one answered poll."""
         self._polls.counts[protocol, reason] += 1
 
-    def refused(self, status: int) -> None:
-        """Counts one request that was refused."""
-        self._refusals.labels(str(status)).inc()
+    def refused(self, status: int, reason: str) -> None:
+        """Counts one request that was refused, by its `Refusal`."""
+        self._refusals.labels(str(status), reason).inc()
+
+    def dropped(self, reason: str) -> None:
+        """Counts one connection that was dropped, by its `Drop`."""
+        self._drops.labels(reason).inc()
 
     def text(self) -> bytes:
         """The exposition format."""

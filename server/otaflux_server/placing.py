@@ -16,7 +16,7 @@ from otaflux_policy.decisions import Match
 from otaflux_policy.devices import Device
 from otaflux_policy.reasons import DecisionReason
 from otaflux_policy.selectors import DeviceSelector, LabelRequirement, glob_matches, is_glob
-from otaflux_server.policies import Rules
+from otaflux_server.rules import Rules
 
 _COMPILED = 64
 """Rules of so many namespaces stay compiled, those used last."""

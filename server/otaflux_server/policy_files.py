@@ -2,9 +2,10 @@
 
     <data dir>/policies/<namespace>/<name>.json     canonical form, one file per rollout
     <data dir>/groups/<namespace>/<name>.json
-    <data dir>/policies.json                        whether a source was ever read; highest runs
+    <data dir>/policies.json                        what else is remembered (`Saved`)
 
-Written behind, in order, each file at once (temporary file, fsync, rename).
+Written behind, each file at once (temporary file, fsync, rename), `policies.json` before the rest:
+what is remembered of an object is on disk before the object is gone from there.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,10 @@ Kind = Literal["policies", "groups"]
 Key = tuple[str, str]
 """Namespace and name."""
 
+Written = tuple[int, int]
+"""Epoch and sequence."""
+
+_STATE = "policies.json"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _WRITE_RETRY_SECONDS = 1.0
 
@@ -36,12 +41,51 @@ def is_object_name(text: str) -> bool:
 
 @dataclass(slots=True)
 class Saved:
-    """What was on disk at start, not validated yet."""
+    """What was on disk at start, not validated yet.
+
+    `runs` are the highest of each rollout's name, `written` the highest (epoch, sequence) of each
+    object, `keys` the public keys of policies (PEM), `synced` whether a source was ever read.
+    """
 
     policies: dict[Key, str] = field(default_factory=dict)
     groups: dict[Key, str] = field(default_factory=dict)
     runs: dict[Key, int] = field(default_factory=dict)
+    written: dict[tuple[Kind, Key], Written] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
     synced: bool = False
+
+    def dumps(self) -> bytes:
+        """All but the policies and groups themselves, as it is saved."""
+        content = {
+            "synced": self.synced,
+            "runs": {f"{namespace}/{name}": run for (namespace, name), run in self.runs.items()},
+            "written": {
+                f"{kind}/{namespace}/{name}": written
+                for (kind, (namespace, name)), written in self.written.items()
+            },
+            "keys": self.keys,
+        }
+        return json.dumps(content).encode()
+
+    def loads(self, text: str) -> None:
+        """The inverse of `dumps`. Raises ValueError, KeyError, TypeError, AttributeError."""
+        content = json.loads(text)
+        self.synced = content["synced"] is True
+        for path, run in content["runs"].items():
+            namespace, _, rollout = path.partition("/")
+            self.runs[namespace, rollout] = int(run)
+        for path, (epoch, sequence) in content.get("written", {}).items():
+            kind, namespace, name = path.split("/")
+            self.written[_kind(kind), (namespace, name)] = int(epoch), int(sequence)
+        self.keys = [str(key) for key in content.get("keys", ())]
+
+
+def _kind(text: str) -> Kind:
+    if text == "policies":
+        return "policies"
+    if text == "groups":
+        return "groups"
+    raise ValueError("another kind")
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -74,7 +118,9 @@ class PolicyFiles:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._state = directory / _STATE
         self._pending: dict[Path, bytes | None] = {}
+        self._snapshot: Callable[[], bytes] | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -84,17 +130,12 @@ class PolicyFiles:
     def load(self) -> Saved:
         """What earlier runs saved; a file that cannot be read counts as one of no content."""
         saved = Saved(policies=dict(self._texts("policies")), groups=dict(self._texts("groups")))
-        state = self._directory / "policies.json"
         try:
-            content = json.loads(state.read_text())
-            saved.synced = content["synced"] is True
-            for name, run in content["runs"].items():
-                namespace, _, rollout = name.partition("/")
-                saved.runs[namespace, rollout] = int(run)
+            saved.loads(self._state.read_text())
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("state of policies unreadable", path=str(state), error=str(error))
+            log.warning("state of policies unreadable", path=str(self._state), error=str(error))
         return saved
 
     def _texts(self, kind: Kind) -> Iterator[tuple[Key, str]]:
@@ -117,20 +158,18 @@ class PolicyFiles:
         """Removes a saved policy or group soon."""
         self._put(self._path(kind, key), None)
 
-    def save_state(self, runs: Mapping[Key, int], synced: bool) -> None:
-        """Saves the highest run of each name, and whether a source was ever read, soon."""
-        content = {
-            "synced": synced,
-            "runs": {f"{namespace}/{name}": run for (namespace, name), run in runs.items()},
-        }
-        self._put(self._directory / "policies.json", json.dumps(content).encode())
+    def save_state(self, snapshot: Callable[[], bytes]) -> None:
+        """Saves soon what `snapshot` gives then (`Saved.dumps`)."""
+        self._snapshot = snapshot
+        self._idle.clear()
+        self._wake.set()
 
     async def run(self) -> None:
         """Writes what is pending until cancelled; a failing disk is retried each second."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch, self._pending = self._pending, {}
+            batch = self._taken()
             writing = asyncio.ensure_future(asyncio.to_thread(self._write, batch))
             try:
                 await asyncio.shield(writing)
@@ -145,7 +184,7 @@ class PolicyFiles:
                 await asyncio.sleep(_WRITE_RETRY_SECONDS)
                 self._wake.set()
                 continue
-            if not self._pending:
+            if not self._pending and self._snapshot is None:
                 self._idle.set()
 
     async def flush(self) -> None:
@@ -154,8 +193,16 @@ class PolicyFiles:
 
     def close(self) -> None:
         """Writes what is still pending; for the time after `run` was cancelled."""
-        self._again(*self._write(self._pending))
+        self._again(*self._write(self._taken()))
         self._pending = {}
+
+    def _taken(self) -> dict[Path, bytes | None]:
+        """What is pending, which is nothing from now on; the state first."""
+        batch, self._pending = self._pending, {}
+        state = batch.pop(self._state, None)
+        if self._snapshot is not None:
+            state, self._snapshot = self._snapshot(), None
+        return batch if state is None else {self._state: state, **batch}
 
     def _again(self, unsaved: Mapping[Path, bytes | None], failure: str) -> None:
         self.failure = failure
@@ -172,16 +219,18 @@ class PolicyFiles:
         namespace, name = key
         return self._directory / kind / namespace / f"{name}.json"
 
-    @staticmethod
-    def _write(batch: Mapping[Path, bytes | None]) -> tuple[dict[Path, bytes | None], str]:
+    def _write(self, batch: Mapping[Path, bytes | None]) -> tuple[dict[Path, bytes | None], str]:
         """What could not be written, and why."""
-        unsaved, failure = {}, ""
+        unsaved: dict[Path, bytes | None] = {}
+        failure = ""
         for path, content in batch.items():
             try:
-                if content is None:
-                    path.unlink(missing_ok=True)
-                else:
+                if content is not None:
                     write_file(path, content)
+                elif self._state in unsaved:
+                    unsaved[path] = None  # gone from here, it would be remembered nowhere
+                else:
+                    path.unlink(missing_ok=True)
             except OSError as error:
                 unsaved[path] = content
                 failure = error.strerror or type(error).__name__

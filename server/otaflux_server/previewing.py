@@ -11,7 +11,7 @@ from otaflux_policy.decisions import Match
 from otaflux_policy.models import ContractModel
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.placing import Placer
-from otaflux_server.policies import Rules
+from otaflux_server.rules import Rules
 from otaflux_server.slices import Slices
 
 

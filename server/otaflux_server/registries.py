@@ -11,6 +11,7 @@ from otaflux_oci import (
     IdentityToken,
     Limits,
     RegistryClient,
+    RegistrySettings,
     Repository,
     Source,
     Tls,
@@ -77,7 +78,14 @@ class PullCredentials:
 class RegistrySources:
     """An `ArtifactSource`: a registry client per pull, with what that pull needs."""
 
-    def __init__(self, credentials: PullCredentials, *, max_artifact_bytes: int) -> None:
+    def __init__(
+        self,
+        credentials: PullCredentials,
+        settings: RegistrySettings,
+        *,
+        max_artifact_bytes: int,
+    ) -> None:
+        self._settings = settings
         self._credentials = credentials
         self._limits = Limits(blob_bytes=max_artifact_bytes)
 
@@ -90,7 +98,11 @@ class RegistrySources:
             credentials = _credentials(access, Repository.parse(artifact.repository).registry)
             tls = _tls(access)
         async with RegistryClient(
-            credentials=credentials, tls=tls, insecure=artifact.insecure, limits=self._limits
+            settings=self._settings,
+            credentials=credentials,
+            tls=tls,
+            insecure=artifact.insecure,
+            limits=self._limits,
         ) as client:
             yield client
 

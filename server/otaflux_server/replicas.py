@@ -90,7 +90,7 @@ class Replicas:
         if self._store is None:
             return own
         if self._read_at is None:
-            return own.model_copy(update={"revision": None})
+            return own.model_copy(update={"revision": None, "policy_keys": ()})
         if not self._others:
             return own
         key = (own.namespace, own.name)
@@ -101,6 +101,12 @@ class Replicas:
                 for version in own.schema_versions
                 if all(version in other.schema_versions for other in self._others)
             ),
+            "policy_keys": tuple(
+                key
+                for key in own.policy_keys
+                if all(key in other.policy_keys for other in self._others)
+            ),
+            "epoch": max(own.epoch, *(other.epoch for other in self._others)),
             "artifacts": tuple(
                 _artifact(
                     artifact, (other.artifacts.get(artifact.digest) for other in self._others)
@@ -170,6 +176,8 @@ class _Other:
     """Another live replica, ready to be looked up."""
 
     schema_versions: frozenset[int]
+    policy_keys: frozenset[str]
+    epoch: int
     policies: Mapping[RolloutKey, ServedPolicy]
     artifacts: Mapping[str, ServedArtifact]
 
@@ -177,6 +185,8 @@ class _Other:
     def of(cls, replica: Replica) -> "_Other":
         return cls(
             frozenset(replica.schema_versions),
+            frozenset(replica.policy_keys),
+            replica.epoch,
             {(policy.namespace, policy.name): policy for policy in replica.policies},
             {artifact.digest: artifact for artifact in replica.artifacts},
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from otaflux_server.artifacts import StoredArtifact
+from otaflux_server.refusals import Refusal
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -14,10 +15,17 @@ class Refused(Exception):
     """The request cannot be used. `field` names the part that is wrong, if one is."""
 
     def __init__(
-        self, status: int, message: str, *, field: str = "", headers: Headers = ()
+        self,
+        status: int,
+        message: str,
+        *,
+        field: str = "",
+        headers: Headers = (),
+        reason: Refusal = Refusal.INVALID_REQUEST,
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.reason = reason
         self.message = message
         self.field = field
         self.headers = headers

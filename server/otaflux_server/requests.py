@@ -7,6 +7,8 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from otaflux_policy.devices import InvalidDeviceId, device_id
+from otaflux_server.identities import Identity
+from otaflux_server.refusals import Refusal
 from otaflux_server.replies import Refused
 from otaflux_server.responses import Disconnected
 
@@ -19,20 +21,35 @@ still sends, gets the answer instead of a reset connection."""
 
 
 class Request:
-    """One request. `namespace` is the device's, `prefix` the path before `path` (`/t/<ns>`)."""
+    """One request, of somebody who is known.
 
-    __slots__ = ("_body", "_parameters", "_receive", "namespace", "path", "prefix", "scope")
+    `identity` says which devices it may speak for, `namespace` is theirs; `prefix` is the path
+    before `path` (`/t/<ns>`).
+    """
+
+    __slots__ = (
+        "_body",
+        "_parameters",
+        "_receive",
+        "identity",
+        "namespace",
+        "path",
+        "prefix",
+        "scope",
+    )
 
     def __init__(
         self,
         scope: MutableMapping[str, Any],
         receive: Receive,
         *,
+        identity: Identity,
         namespace: str,
         prefix: str,
         path: str,
     ) -> None:
         self.scope = scope
+        self.identity = identity
         self.namespace = namespace
         self.prefix = prefix
         self.path = path
@@ -71,11 +88,19 @@ class Request:
         return None if value is None else check_text(name, value, limit)
 
     def device(self, default: str | None = None) -> str:
-        """The parameter `device`, else `default`. Raises Refused: missing or no device id."""
-        value = self.parameter("device") or default
+        """The parameter `device`, else the identity's only device, else `default`.
+
+        Raises:
+            Refused: there is none of them, or it is no device id.
+        """
+        value = self.parameter("device") or self.identity.sole or default
         if value is None:
             raise Refused(400, "the parameter is missing: write ?device=ID", field="device")
         return check_device(value)
+
+    def named_device(self, value: object) -> str:
+        """The `device` of a body; None: the identity's only device. Raises Refused."""
+        return check_device(self.identity.sole if value is None else value)
 
     def base_url(self, public_url: str | None) -> str:
         """What download URLs begin with: the setting, else how the client reached us."""
@@ -102,7 +127,9 @@ class Request:
             if not message.get("more_body", False) or size > limit * _DRAINED:
                 break
         if size > limit:
-            raise Refused(413, f"the body is larger than {limit} bytes")
+            raise Refused(
+                413, f"the body is larger than {limit} bytes", reason=Refusal.BODY_TOO_LARGE
+            )
         self._body = bytes(body)
 
     def json(self) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class Cycle(RequestResponseCycle):
     response_deadline: float = float("inf")
     running: set[asyncio.Task[None]] = set()
     """The server's set of running requests."""
+    streamed: int = 0
+    """Bytes of the body that were written after its first part."""
     _head: bytes = b""
 
     async def run_asgi(self, app: "ASGI3Application") -> None:
@@ -134,6 +136,7 @@ class Cycle(RequestResponseCycle):
         if head:
             self.transport.write(head + body if body else head)
         elif body:
+            self.streamed += len(body)
             self.transport.write(body)
         if more_body:
             return

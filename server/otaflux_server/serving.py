@@ -9,17 +9,17 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import structlog
-import uvicorn
-from uvicorn.server import ServerState
 
 from otaflux_policy.assessing import Spans
 from otaflux_policy.contract import SCHEMA_VERSION
 from otaflux_policy.served import Replica, ServedRollout
+from otaflux_server.access import choosing as access
 from otaflux_server.artifacts import ArtifactStore
 from otaflux_server.background import RESTART_SECONDS, end, kept
+from otaflux_server.connections import Connections
 from otaflux_server.counting import Counting
 from otaflux_server.decisions import Decisions
 from otaflux_server.device_app import DeviceApp
@@ -31,23 +31,27 @@ from otaflux_server.evidence.stores import Store
 from otaflux_server.fetching import ArtifactSource, Fetcher
 from otaflux_server.fleet import Fleet
 from otaflux_server.http import protocol_class, sweep
+from otaflux_server.identities.choosing import identifier
 from otaflux_server.internal import EvidenceDetail, internal_app
 from otaflux_server.learning import Learning
-from otaflux_server.listeners import Listener, bound, stop_all
+from otaflux_server.listeners import Listener, Security, listen, stop_all
 from otaflux_server.loading import Loader
 from otaflux_server.metrics import EvidenceState, Metrics
 from otaflux_server.offers import Database
 from otaflux_server.policies import PolicySource, PolicyStore
 from otaflux_server.policy_files import PolicyFiles
+from otaflux_server.refusals import Refusals
 from otaflux_server.registries import PullCredentials, RegistrySources
 from otaflux_server.replicas import Replicas, served_policy
 from otaflux_server.retaining import Retention
-from otaflux_server.settings import Settings, address
+from otaflux_server.settings import Settings
 from otaflux_server.slices import collect_often
+from otaflux_server.throttles import Throttle
+from otaflux_server.tls.ports import tls_port
+from otaflux_server.tls.protocols import internal_protocol
 
 log = structlog.get_logger(__name__)
 
-_BACKLOG = 1024
 _LOAD_SECONDS = 10.0
 """Devices are first listened to when the evidence is loaded, but at the latest then."""
 
@@ -61,6 +65,9 @@ class UpdateServer:
 
     `source` feeds `policies`; None: the caller does. `artifact_source` gives artifacts; None:
     registries, with `credentials`. Everything runs on the loop that enters the block.
+
+    Raises:
+        IdentityUnset: the settings do not say how devices prove who they are.
     """
 
     def __init__(
@@ -76,7 +83,9 @@ class UpdateServer:
         self.credentials = credentials or PullCredentials()
         self._source = source
         self._files = PolicyFiles(settings.data_dir)
-        self.policies = PolicyStore(self.metrics, self._files)
+        self.policies = PolicyStore(
+            self.metrics, self._files, keys=source.keys if source is not None else None
+        )
         self.artifacts = ArtifactStore(
             settings.data_dir / "artifacts", settings.artifacts, self.metrics
         )
@@ -84,7 +93,9 @@ class UpdateServer:
             self.artifacts,
             artifact_source
             or RegistrySources(
-                self.credentials, max_artifact_bytes=settings.artifacts.max_artifact_bytes
+                self.credentials,
+                settings.registries,
+                max_artifact_bytes=settings.artifacts.max_artifact_bytes,
             ),
             settings.artifacts,
             self.metrics,
@@ -92,11 +103,21 @@ class UpdateServer:
         self._started_at = datetime.now(UTC)
         self._name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self._database_schema = newest_schema()
+        self.identifier = identifier(
+            settings, lambda namespace: self.policies.rules(namespace).groups, self.metrics
+        )
         self._build_evidence()
         self.policies.subscribe(self._want)
         self.artifacts.subscribe(self._fetcher.refresh)
         self.credentials.subscribe(self._fetcher.retry_now)
-        self.device_app = DeviceApp(self.fleet)
+        self.refusals = Refusals(self.metrics)
+        self.connections = Connections(
+            settings.connections, settings.identity.trusted_peers, self.metrics
+        )
+        limits, shared = settings.connections, self.connections.is_shared
+        throttle = Throttle(limits, settings.max_devices, shared)
+        self.device_app = DeviceApp(self.fleet, self.identifier, self.refusals, throttle)
+        self._callers = access.callers(settings)
         self.internal_app = internal_app(
             policies=self.policies,
             artifacts=self.artifacts,
@@ -110,10 +131,11 @@ class UpdateServer:
             listening=lambda: bool(self.device_url),
             unsaved=lambda: self._files.failure,
             evidence=self._evidence_detail,
+            callers=self._callers,
         )
         self._exit = contextlib.AsyncExitStack()
         self.device_url = ""
-        """`http://HOST:PORT` while serving."""
+        """`http://HOST:PORT`, or `https:` with TLS, while serving."""
         self.internal_url = ""
 
     def _build_evidence(self) -> None:
@@ -136,7 +158,10 @@ class UpdateServer:
         self._claimer = Claimer(self._store)
         self.devices = Devices(self.settings.max_devices)
         self.counting = Counting(
-            self.policies, spans=spans, scan_seconds=options.scan_seconds, store=self._store
+            self.policies,
+            spans=spans,
+            scan_seconds=self.settings.scan_seconds,
+            store=self._store,
         )
         self.decisions = Decisions(
             self.policies, self.artifacts, spans=spans, counts=self.counting, loaded=False
@@ -205,8 +230,11 @@ class UpdateServer:
             name=name,
             revision=policy.revision if policy is not None else None,
             rejected=self.policies.rejected(namespace, name),
+            rejection=self.policies.rejection(namespace, name),
             run=max(self.policies.run(namespace, name), newest),
             schema_versions=(SCHEMA_VERSION,),
+            policy_keys=self.policies.key_ids,
+            epoch=self.policies.epoch,
             artifacts=tuple(self._fetcher.state(digest) for digest in digests),
             counts=self.counting.counts(namespace, name),
             trip=self.counting.trip(namespace, name),
@@ -253,16 +281,19 @@ class UpdateServer:
             seen_at=datetime.now(UTC),
             database_schema=self._database_schema,
             schema_versions=(SCHEMA_VERSION,),
+            policy_keys=self.policies.key_ids,
+            epoch=self.policies.epoch,
             policies=tuple(served_policy(policy) for policy in self.policies.policies()),
             artifacts=tuple(self._fetcher.states()),
         )
 
     async def __aenter__(self) -> Self:
-        """Raises DataDirInUse, OSError (the data directory or an address cannot be used)."""
+        """Raises DataDirInUse, TlsUnusable, OSError (the data directory or an address)."""
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(_locked(self.settings))
             self.artifacts.load()
             self.policies.load()
+            await self.identifier.start()
             stack.callback(self._files.close)
             stack.push_async_callback(end, kept("policy files", self._files.run))
             stack.push_async_callback(self._fetcher.close)
@@ -277,26 +308,46 @@ class UpdateServer:
                 ("replicas", self.replicas.run),
                 ("retention", self._retention.run),
                 ("garbage", collect_often),
+                ("identities", self.identifier.run),
             ):
                 stack.push_async_callback(end, kept(name, running))
             if self._source is not None:
                 source = asyncio.create_task(self._follow(self._source), name="policy source")
                 stack.push_async_callback(end, source)
+            if self._callers is not None:
+                stack.push_async_callback(self._callers.close)
+            access.warn_if_open(self.settings)
+            device_tls = tls_port("device", self.settings.tls, self.metrics)
+            internal_tls = tls_port("internal", self.settings.internal.tls, self.metrics)
             servers: list[Listener] = []
             stack.push_async_callback(stop_all, servers)
-            self.internal_url, _ = await self._serve(
-                servers, self.settings.internal_listen, self.internal_app, "httptools"
+            grace = self.settings.shutdown_seconds
+            internal = await listen(
+                self.settings.internal_listen,
+                self.internal_app,
+                "httptools" if internal_tls is None else internal_protocol(internal_tls),
+                servers,
+                grace_seconds=grace,
+                security=None if internal_tls is None else Security(internal_tls),
             )
+            self.internal_url = internal.url
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOAD_SECONDS):
                     await self._loader.tried.wait()
             limits = self.settings.connections
-            self.device_url, state = await self._serve(
-                servers,
+            devices = await listen(
                 self.settings.listen,
                 self.device_app,
-                protocol_class(limits, self.device_app.at_once),
+                protocol_class(
+                    limits, self.connections, self.refusals, self.device_app.at_once, device_tls
+                ),
+                servers,
+                grace_seconds=grace,
+                security=device_tls
+                if device_tls is None
+                else Security(device_tls, self.connections.admit, self.connections.left),
             )
+            self.device_url, state = devices.url, devices.server_state
             sweeping = kept("sweep", lambda: sweep(state, limits))
             stack.push_async_callback(end, sweeping)
             self._exit = stack.pop_all()
@@ -330,35 +381,6 @@ class UpdateServer:
             else:
                 self.policies.disconnected("the policy source ended")
             await asyncio.sleep(RESTART_SECONDS)
-
-    async def _serve(
-        self,
-        servers: list[Listener],
-        listen: str,
-        app: Any,
-        protocol: Any,
-    ) -> tuple[str, ServerState]:
-        host, port = address(listen)
-        listener = bound(host, port)
-        config = uvicorn.Config(
-            app,
-            http=protocol,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            backlog=_BACKLOG,
-            timeout_graceful_shutdown=int(self.settings.shutdown_seconds),
-        )
-        server = Listener(config, listener)
-        servers.append(server)
-        await server.start()
-        shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{listener.getsockname()[1]}", server.server_state
 
 
 @contextlib.contextmanager

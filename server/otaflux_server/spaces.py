@@ -10,7 +10,7 @@ from otaflux_policy.counts import RolloutCounts, Share, Tally
 from otaflux_policy.groups import Groups
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.placing import Placer
-from otaflux_server.policies import Rules
+from otaflux_server.rules import Rules
 
 _MOST_WEIGHTS = 10_000
 

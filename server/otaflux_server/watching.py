@@ -6,7 +6,7 @@ Semantics: Kubernetes API concepts, "Efficient detection of changes".
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ KubernetesObject = dict[str, Any]
 
 _PAGE = 500
 _WATCH_SECONDS = 300
+_UNLABELLED_SECONDS = 5
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _MAX_LINE = 8 * 1024 * 1024
 _MAX_LIST = 512 * 1024 * 1024
@@ -36,12 +37,22 @@ class WatchExpired(WatchLost):
     """410: what was seen last is too old to go on from."""
 
 
+class _StillThere(Exception):
+    """Something left the collection that was not deleted."""
+
+
+Name = tuple[str, str]
+"""Namespace and name of an object."""
+
+
 @dataclass(frozen=True, slots=True)
 class Collection:
     """What to follow, and whom to tell. All callbacks are synchronous.
 
     `path` is the API path. `listed` gets all objects, after each list; `changed` one that was
     added or modified; `deleted` one that is gone; `lost` why the collection is not followed now.
+    `known` names the objects in use: one of them that a list or an event leaves out is asked for
+    by its own path, and counts as listed where it merely lost its labels.
     """
 
     path: str
@@ -51,6 +62,12 @@ class Collection:
     lost: Callable[[str], None]
     label_selector: str = ""
     field_selector: str = ""
+    known: Callable[[], Set[Name]] = frozenset
+
+    @property
+    def selectors(self) -> dict[str, str]:
+        """As a query."""
+        return {"labelSelector": self.label_selector, "fieldSelector": self.field_selector}
 
 
 async def follow(api: ApiClient, collection: Collection, *, idle_seconds: float) -> None:
@@ -58,7 +75,8 @@ async def follow(api: ApiClient, collection: Collection, *, idle_seconds: float)
 
     Whatever fails, a list follows, after a pause that doubles from 0.1–0.2 to 2.5–5 s until a
     watch lasted for longer than that. A watch on which nothing comes for `idle_seconds` is given
-    up: the API server sends bookmarks each minute, so the connection is dead.
+    up: the API server sends bookmarks each minute, so the connection is dead. While an object in
+    use is there without its labels, which no watch tells of, a list follows every 5 s.
     """
     loop = asyncio.get_running_loop()
     attempt = 0
@@ -66,15 +84,26 @@ async def follow(api: ApiClient, collection: Collection, *, idle_seconds: float)
     while True:
         try:
             objects, version = await _list(api, collection)
-            collection.listed(objects)
+            unlabelled = await _unlabelled(api, collection, objects)
+            collection.listed(objects + unlabelled)
             while True:
                 began = loop.time()
-                version = await _watch(api, collection, version, idle_seconds)
+                version = await _watch(
+                    api,
+                    collection,
+                    version,
+                    idle_seconds,
+                    _UNLABELLED_SECONDS if unlabelled else _WATCH_SECONDS,
+                )
+                if unlabelled:
+                    break
                 if loop.time() - began < _MAX_BACKOFF_SECONDS:
                     await asyncio.sleep(_pause(attempt))
                     attempt += 1
                 else:
                     attempt = 0
+        except _StillThere:
+            log.warning("an object in use lost its labels", path=collection.path)
         except WatchExpired:
             log.info("watch expired, listing again", path=collection.path)
         except WatchLost as error:
@@ -97,8 +126,8 @@ async def _list(api: ApiClient, collection: Collection) -> tuple[list[Kubernetes
     objects: list[KubernetesObject] = []
     token = ""
     while True:
-        query = {"limit": str(_PAGE)} | ({"continue": token} if token else {})
-        async with _get(api, collection, query, _LIST_TIMEOUT) as response:
+        query = collection.selectors | {"limit": str(_PAGE), "continue": token}
+        async with _get(api, collection.path, query, _LIST_TIMEOUT) as response:
             content = _parse(await _read(response))
         metadata = content.get("metadata") or {}
         objects += content.get("items") or []
@@ -107,16 +136,49 @@ async def _list(api: ApiClient, collection: Collection) -> tuple[list[Kubernetes
             return objects, str(metadata.get("resourceVersion", ""))
 
 
-async def _watch(api: ApiClient, collection: Collection, version: str, idle_seconds: float) -> str:
-    """Tells of changes after `version` until the server ends the watch; the last version seen."""
-    query = {
+async def _unlabelled(
+    api: ApiClient, collection: Collection, objects: list[KubernetesObject]
+) -> list[KubernetesObject]:
+    """Objects in use that were not listed, and are there nevertheless."""
+    listed = {_name(found) for found in objects}
+    missing = [name for name in collection.known() if name not in listed]
+    found = [await _object(api, collection, name) for name in missing]
+    return [there for there in found if there is not None]
+
+
+async def _object(api: ApiClient, collection: Collection, name: Name) -> KubernetesObject | None:
+    kind = collection.path.rpartition("/")[2]
+    path = f"/api/v1/namespaces/{name[0]}/{kind}/{name[1]}"
+    async with _get(api, path, {}, _LIST_TIMEOUT, missing=True) as response:
+        found = _parse(await _read(response)) if response.status == 200 else None
+    return None if found is None or is_terminating(found) else found
+
+
+def is_terminating(found: KubernetesObject) -> bool:
+    """Whether it was deleted, and is there only because a finalizer keeps it."""
+    return (found.get("metadata") or {}).get("deletionTimestamp") is not None
+
+
+def _name(found: KubernetesObject) -> Name:
+    metadata = found.get("metadata") or {}
+    return str(metadata.get("namespace", "")), str(metadata.get("name", ""))
+
+
+async def _watch(
+    api: ApiClient, collection: Collection, version: str, idle_seconds: float, seconds: float
+) -> str:
+    """Tells of changes after `version` until the server ends the watch; the last version seen.
+
+    That is after 1 to 1.5 times `seconds`.
+    """
+    query = collection.selectors | {
         "watch": "true",
         "allowWatchBookmarks": "true",
         "resourceVersion": version,
-        "timeoutSeconds": str(round(_WATCH_SECONDS * random.uniform(1.0, 1.5))),
+        "timeoutSeconds": str(round(seconds * random.uniform(1.0, 1.5))),
     }
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=idle_seconds)
-    async with _get(api, collection, query, timeout) as response:
+    async with _get(api, collection.path, query, timeout) as response:
         async for line in _lines(response):
             event = _parse(line)
             found = event.get("object") or {}
@@ -128,6 +190,12 @@ async def _watch(api: ApiClient, collection: Collection, version: str, idle_seco
             if kind in ("ADDED", "MODIFIED"):
                 collection.changed(found)
             elif kind == "DELETED":
+                # Also told of one that does not fit the selector any more.
+                if _name(found) in collection.known():
+                    there = await _object(api, collection, _name(found))
+                    if there is not None:
+                        collection.changed(there)
+                        raise _StillThere
                 collection.deleted(found)
             version = str((found.get("metadata") or {}).get("resourceVersion") or version)
     return version
@@ -135,16 +203,18 @@ async def _watch(api: ApiClient, collection: Collection, version: str, idle_seco
 
 @asynccontextmanager
 async def _get(
-    api: ApiClient, collection: Collection, query: dict[str, str], timeout: aiohttp.ClientTimeout
+    api: ApiClient,
+    path: str,
+    query: dict[str, str],
+    timeout: aiohttp.ClientTimeout,
+    *,
+    missing: bool = False,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    selectors = {
-        "labelSelector": collection.label_selector,
-        "fieldSelector": collection.field_selector,
-    }
-    parameters = [(name, value) for name, value in (query | selectors).items() if value]
+    """`missing`: 404 is an answer."""
+    parameters = [(name, value) for name, value in query.items() if value]
     request = await api.param_serialize(
         method="GET",
-        resource_path=collection.path,
+        resource_path=path,
         query_params=parameters,
         header_params={"Accept": "application/json"},
         auth_settings=["BearerToken"],
@@ -155,8 +225,8 @@ async def _get(
     try:
         if response.status == 410:
             raise WatchExpired("what was listed is too old")
-        if response.status != 200:
-            raise WatchLost(f"the API server answers {response.status} for {collection.path}")
+        if response.status != 200 and not (missing and response.status == 404):
+            raise WatchLost(f"the API server answers {response.status} for {path}")
         yield response
     finally:
         response.close()

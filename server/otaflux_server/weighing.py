@@ -10,7 +10,7 @@ from otaflux_policy.decisions import Match
 from otaflux_server.calendars import NEVER
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.placing import Placement
-from otaflux_server.policies import Rules
+from otaflux_server.rules import Rules
 from otaflux_server.spaces import Weight
 
 _NO_ATTEMPT = Assessment()

@@ -7,7 +7,15 @@ from pathlib import Path
 from otaflux_cli.firmware.images import make_image
 from otaflux_cli.standalone.running import Standalone, standalone
 from otaflux_oci import ImageLayout, Repository
-from otaflux_server.settings import EvidenceSettings, Settings
+from otaflux_server.settings import (
+    EvidenceSettings,
+    IdentityKind,
+    IdentitySettings,
+    InternalAuthentication,
+    InternalSettings,
+    Settings,
+)
+from tests.fixtures.oci_sources import LOOPBACK
 
 
 def image(version: str) -> bytes:
@@ -37,6 +45,9 @@ class Place:
             listen="127.0.0.1:0",
             internal_listen="127.0.0.1:0",
             data_dir=self.data / "server",
+            identity=IdentitySettings(kind=IdentityKind.OPEN),
+            internal=InternalSettings(authentication=InternalAuthentication.NONE),
+            registries=LOOPBACK,
             evidence=EvidenceSettings(scan_seconds=0, poll_gap_seconds=1, batch_seconds=0.05),
         )
         async with standalone(

@@ -10,8 +10,11 @@ from otaflux_cli.standalone.manifests import read_folder
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+OTHERS = "enrolment"
+"""Not of our kinds: tests/cli/enrolment/test_examples.py."""
 FOLDERS = [EXAMPLES, *(path for path in EXAMPLES.iterdir() if path.is_dir())]
-FILES = sorted(EXAMPLES.rglob("*.yaml"))
+FOLDERS = [folder for folder in FOLDERS if folder.name != OTHERS]
+FILES = sorted(file for folder in FOLDERS for file in folder.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

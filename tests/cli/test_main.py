@@ -19,6 +19,14 @@ COMMANDS = [
     ("explain",),
     ("preview",),
     ("devices",),
+    ("device", "token", "create"),
+    ("device", "token", "list"),
+    ("device", "token", "revoke"),
+    ("device", "cert", "ca", "create"),
+    ("device", "cert", "create"),
+    ("device", "cert", "list"),
+    ("device", "cert", "revoke"),
+    ("device", "cert", "crl"),
     ("db", "backup"),
     ("db", "restore"),
     ("db", "mark-restored"),
@@ -27,7 +35,7 @@ COMMANDS = [
 ]
 HEAVY = {
     *("httpx", "kopf", "kubernetes", "fastapi", "uvicorn", "uvloop", "sqlalchemy"),
-    *("pydantic", "yaml", "watchfiles"),
+    *("pydantic", "yaml", "watchfiles", "cryptography"),
 }
 
 

@@ -14,11 +14,14 @@ import pytest
 
 from otaflux_cli.control_plane.processes import free_port
 from otaflux_cli.control_plane.registries import Oras, Registry
+from otaflux_cli.errors import UserError
 from otaflux_cli.simulation.devices import DeviceState
 from otaflux_cli.simulation.fleets import Fleet, FleetSettings, device_ids
+from otaflux_cli.standalone.commands import _settings
 from otaflux_cli.standalone.databases import Database
 from otaflux_cli.standalone.running import AlreadyRunning, Standalone
 from otaflux_operator.ports import Kind
+from otaflux_server.settings import IdentityKind
 from tests.cli.commands import otaflux, otaflux_async
 from tests.cli.places import Place, image
 from tests.cli.waiting import CEILING, until
@@ -63,6 +66,18 @@ def stable(running: Standalone, version: str) -> Callable[[], Awaitable[bool]]:
         return (found["status"].get("stableRelease") or {}).get("version") == version
 
     return reached
+
+
+def test_devices_are_believed_unless_identity_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ("127.0.0.1:0", "127.0.0.1:0", tmp_path)
+    assert _settings(*where).identity.kind is IdentityKind.OPEN
+    monkeypatch.setenv("OTAFLUX_IDENTITY__KIND", "Token")
+    with pytest.raises(UserError, match=r"OTAFLUX_IDENTITY: .*needs tokens"):
+        _settings(*where)
+    monkeypatch.setenv("OTAFLUX_IDENTITY__TOKENS", str(tmp_path))
+    assert _settings(*where).identity.kind is IdentityKind.TOKEN
 
 
 async def test_a_manifest_decides_what_a_device_downloads(place: Place) -> None:
@@ -189,7 +204,7 @@ async def test_a_private_registry_is_pulled_with_a_secret_among_the_manifests(
             (place.manifests / "secret.yaml").write_text(json.dumps(secret))
             await until(serves(running, "1.3.2"))
     told = "".join(capfd.readouterr())
-    assert "policy in use" in told, "the log is what is searched"
+    assert "in use now" in told, "the log is what is searched"
     for path in place.folder.rglob("*"):
         if path.is_file() and path.name != "secret.yaml":
             assert password.encode() not in path.read_bytes(), path

@@ -21,6 +21,7 @@ from otaflux_cli.control_plane.api_servers import ControlPlane
 from otaflux_cli.control_plane.processes import free_port
 
 CEILING = 30.0
+LOOPBACK_REGISTRIES = {"OTAFLUX_REGISTRIES__ALLOWED_NETWORKS": '["127.0.0.0/8"]'}
 T = TypeVar("T")
 
 
@@ -119,9 +120,11 @@ class Installation:
         self.url = f"http://127.0.0.1:{port}/t/{namespace}"
         self.root_url = f"http://127.0.0.1:{port}"
         self.internal_url = f"http://127.0.0.1:{internal}"
+        self._token_file = folder / "operator-token"
         shared = {
             "OTAFLUX_KUBECONFIG": str(plane.kubeconfig),
             "OTAFLUX_CREDENTIALS_NAMESPACE": namespace,
+            **LOOPBACK_REGISTRIES,
             **(settings or {}),
         }
         self.server = Process(
@@ -131,6 +134,8 @@ class Installation:
                 "OTAFLUX_LISTEN": f"127.0.0.1:{port}",
                 "OTAFLUX_INTERNAL_LISTEN": f"127.0.0.1:{internal}",
                 "OTAFLUX_DATA_DIR": str(folder / "server"),
+                "OTAFLUX_IDENTITY__KIND": "Open",
+                "OTAFLUX_INTERNAL__SERVICE_ACCOUNTS": json.dumps([f"{namespace}:operator"]),
                 "OTAFLUX_DEFAULT_NAMESPACE": namespace,
                 "OTAFLUX_WATCH_NAMESPACES": json.dumps([namespace]),
             },
@@ -141,6 +146,9 @@ class Installation:
             {
                 **shared,
                 "OTAFLUX_SERVER_URL": self.internal_url,
+                "OTAFLUX_SERVER_TOKEN_FILE": str(self._token_file),
+                "OTAFLUX_NAMESPACE": namespace,
+                "OTAFLUX_LEASE_SECONDS": "10",
                 "OTAFLUX_WATCH_NAMESPACES": json.dumps([namespace]),
             },
             folder / "operator.log",
@@ -149,6 +157,19 @@ class Installation:
 
     async def __aenter__(self) -> Self:
         self.http = await self._stack.enter_async_context(httpx.AsyncClient(timeout=10))
+        metadata = {"name": "operator"}
+        await self.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+        token = await self.plane.service_account_token(
+            self.namespace, "operator", "otaflux-server"
+        )
+        self._token_file.write_text(token)
+        self.internal = await self._stack.enter_async_context(
+            httpx.AsyncClient(
+                base_url=self.internal_url,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=10,
+            )
+        )
         for process in (self.server, self.operator):
             await process.start()
             self._stack.push_async_callback(process.stop, signal.SIGKILL)

@@ -14,7 +14,7 @@ import httpx
 
 from otaflux_cli.control_plane.api_servers import ControlPlane
 from otaflux_cli.control_plane.processes import free_port
-from tests.e2e.installations import Installation, Process, eventually
+from tests.e2e.installations import LOOPBACK_REGISTRIES, Installation, Process, eventually
 
 QUICK = {
     "OTAFLUX_EVIDENCE__SCAN_SECONDS": "0",
@@ -107,8 +107,8 @@ async def cluster(plane: ControlPlane, namespace: str, folder: Path) -> AsyncIte
 
 
 @asynccontextmanager
-async def host(folder: Path) -> AsyncIterator[Host]:
-    site = Host(folder, QUICK)
+async def host(folder: Path, settings: Mapping[str, str] | None = None) -> AsyncIterator[Host]:
+    site = Host(folder, {**QUICK, **LOOPBACK_REGISTRIES, **(settings or {})})
     await site.process.start()
     try:
         await _ready(site.internal_url)

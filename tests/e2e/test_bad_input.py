@@ -32,7 +32,7 @@ async def stalls(installation: Installation, kind: str, reason: str) -> dict[str
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("verify", {"provider": "cosign", "secretRef": {"name": "signers"}}, "NotSupported"),
+        ("verify", {"provider": "cosign", "secretRef": {"name": "signers"}}, "KeySecretNotFound"),
         ("windows", [{"schedule": "0 0 31 2 *", "duration": "4h"}], "InvalidSpec"),
     ],
 )
@@ -55,6 +55,7 @@ async def test_what_cannot_be_done_says_which_field_and_serves_on(
     ("artifact", "reason"),
     [
         ({"repository": "127.0.0.1:9/firmware"}, "RegistryUnreachable"),
+        ({"repository": "169.254.169.254/firmware"}, "AddressRefused"),
         ({"tag": "absent"}, "ManifestNotFound"),
         ({"layerSelector": {"mediaType": "application/absent"}}, "NoFirmwareLayer"),
         ({"secretRef": {"name": "absent"}}, "SecretNotFound"),
@@ -157,11 +158,9 @@ async def test_no_secret_is_ever_said(
 
     said = [process.log.read_text() for process in (installation.operator, installation.server)]
     said.append(await installation.kubectl("get", "fwr,dg,cm,events", "-o", "json"))
-    said.append((await installation.http.get(f"{installation.internal_url}/metrics")).text)
+    said.append((await installation.internal.get("/metrics")).text)
     for path in ("rollouts", "artifacts", "devices"):
-        said.append(
-            (await installation.http.get(f"{installation.internal_url}/internal/v1/{path}")).text
-        )
+        said.append((await installation.internal.get(f"/internal/v1/{path}")).text)
     basic = [base64.b64encode(f"robot$firmware:{p}".encode()).decode() for p in (password, wrong)]
     for text in said:
         assert text

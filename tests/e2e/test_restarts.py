@@ -82,6 +82,8 @@ async def test_a_server_serves_on_without_api_server_also_across_a_restart(
         await installation.gets("kitchen-1", NEW)
         assert await installation.version("hall-1") == 404
         await fresh_control_plane.start()
+        # It could not renew its Lease: in a cluster the kubelet starts it again.
+        await installation.operator.restart()
         await installation.apply(rollout(repository, "1.4.0", state="Paused"))
         await installation.gets("kitchen-1", 404)
 
@@ -118,9 +120,8 @@ async def test_a_policy_edited_by_hand_is_not_used_and_is_written_again(
         await installation.kubectl("patch", "configmap", name, "--type=merge", "-p", patch)
 
         async def rejected() -> str:
-            reply = await installation.http.get(
-                f"{installation.internal_url}/internal/v1/rollouts/{installation.namespace}/thermostat"
-            )
+            path = f"/internal/v1/rollouts/{installation.namespace}/thermostat"
+            reply = await installation.internal.get(path)
             return str(reply.json()["rejected"])
 
         await eventually(rejected, bool)

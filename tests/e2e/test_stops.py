@@ -278,7 +278,7 @@ async def test_a_restored_copy_promotes_nothing(
         await offered(installation, device, "1.4.0")
 
     async def written() -> int:
-        reply = await installation.http.get(f"{installation.internal_url}/readyz?verbose")
+        reply = await installation.internal.get("/readyz?verbose")
         return int(reply.json()["detail"]["evidence"]["waiting"])
 
     await eventually(written, lambda waiting: waiting == 0)

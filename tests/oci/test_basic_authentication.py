@@ -18,7 +18,7 @@ from otaflux_oci import (
 )
 from tests.fixtures.loopback_servers import Reply, Request
 from tests.fixtures.misbehaving_registries import MisbehavingRegistry
-from tests.fixtures.oci_sources import FIRMWARE, NAME, QUICK, push, read
+from tests.fixtures.oci_sources import FIRMWARE, LOOPBACK, NAME, QUICK, push, read
 from tests.fixtures.secrecy import Secrecy
 
 RIGHT, WRONG = "correct-horse-7", "wrong-battery-8"
@@ -52,7 +52,9 @@ async def kitchen_registry(
 async def test_case_4_right(kitchen_registry: Registry) -> None:
     repository = Repository(kitchen_registry.host, NAME)
     credentials = secret(kitchen_registry.host, RIGHT)
-    async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+    ) as client:
         release = await resolve(client, repository, semver="1.x")
         assert await read(client, repository, release.layer) == FIRMWARE
         assert await client.digest(repository, "1.4.0") == release.digest
@@ -61,7 +63,9 @@ async def test_case_4_right(kitchen_registry: Registry) -> None:
 async def test_case_4_wrong(kitchen_registry: Registry, secrecy: Secrecy) -> None:
     repository = Repository(kitchen_registry.host, NAME)
     credentials = secret(kitchen_registry.host, WRONG)
-    async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+    ) as client:
         with secrecy.raises(Unauthorized, "refuses the credentials.*secretRef"):
             await client.manifest(repository, "1.4.0")
         with secrecy.raises(Unauthorized, "refuses the credentials.*secretRef"):
@@ -70,11 +74,13 @@ async def test_case_4_wrong(kitchen_registry: Registry, secrecy: Secrecy) -> Non
 
 async def test_case_4_none(kitchen_registry: Registry, secrecy: Secrecy) -> None:
     repository = Repository(kitchen_registry.host, NAME)
-    async with RegistryClient(insecure=True, limits=QUICK) as client:
+    async with RegistryClient(settings=LOOPBACK, insecure=True, limits=QUICK) as client:
         with secrecy.raises(Unauthorized, "without credentials.*Name a Secret"):
             await client.manifest(repository, "1.4.0")
     credentials = secret("registry.example.com", RIGHT)
-    async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+    ) as client:
         with secrecy.raises(Unauthorized, "some for: registry.example.com"):
             await client.manifest(repository, "1.4.0")
 
@@ -90,7 +96,9 @@ async def test_case_4_the_first_request_is_without_credentials_the_later_ones_ar
 ) -> None:
     misbehaving.rules.append(guarded)
     credentials = secret(misbehaving.host, RIGHT)
-    async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+    ) as client:
         await client.manifest(kitchen, "1.4.0")
         await client.manifest(kitchen, "1.4.0")
     sent = ["authorization" in request.headers for request in misbehaving.received]
@@ -106,7 +114,9 @@ async def test_case_4_forbidden_is_told_and_never_tried_without_credentials(
 
     misbehaving.rules += [expired, guarded]
     credentials = secret(misbehaving.host, RIGHT)
-    async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+    ) as client:
         with secrecy.raises(Forbidden, "403 DENIED.*secretRef"):
             await client.manifest(kitchen, "1.4.0")
     assert len(misbehaving.received) == 2
@@ -119,7 +129,9 @@ async def test_case_4_a_registry_that_always_refuses_is_asked_twice(
     challenge = {"WWW-Authenticate": 'Basic realm="x", error="invalid_token"'}
     misbehaving.rules.append(lambda _: Reply(401, challenge))
     credentials = secret(misbehaving.host, RIGHT)
-    async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+    ) as client:
         for _ in range(2):
             with secrecy.raises(Unauthorized):
                 await client.manifest(kitchen, "1.4.0")
@@ -132,7 +144,9 @@ async def test_case_4_unknown_schemes(
 ) -> None:
     misbehaving.rules.append(lambda _: Reply(401, {"WWW-Authenticate": challenge}))
     credentials = secret(misbehaving.host, RIGHT)
-    async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+    ) as client:
         with secrecy.raises(Unauthorized, "neither Basic nor Bearer"):
             await client.manifest(kitchen, "1.4.0")
     assert len(misbehaving.received) == 1

@@ -23,7 +23,7 @@ from otaflux_oci import (
 )
 from tests.fixtures.loopback_servers import Reply, Request, always
 from tests.fixtures.misbehaving_registries import MisbehavingRegistry, sha256
-from tests.fixtures.oci_sources import FIRMWARE, NAME, QUICK, push, read
+from tests.fixtures.oci_sources import FIRMWARE, LOOPBACK, NAME, QUICK, push, read
 
 SIZE = len(FIRMWARE)
 LAYER = Descriptor("application/octet-stream", sha256(FIRMWARE), SIZE)
@@ -242,7 +242,9 @@ async def test_case_8_an_empty_blob(
 async def test_case_8_time_is_bounded(
     misbehaving: MisbehavingRegistry, kitchen: Repository
 ) -> None:
-    async with RegistryClient(insecure=True, limits=Limits(blob_seconds=-1.0)) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, limits=Limits(blob_seconds=-1.0)
+    ) as client:
         with pytest.raises(RegistryError, match="longer than") as caught:
             await read(client, kitchen, LAYER)
     assert caught.value.retryable
@@ -253,7 +255,7 @@ async def test_leaving_early_frees_the_connection(
     misbehaving: MisbehavingRegistry, kitchen: Repository
 ) -> None:
     limits = Limits(requests_per_host=1)
-    async with RegistryClient(insecure=True, limits=limits) as client:
+    async with RegistryClient(settings=LOOPBACK, insecure=True, limits=limits) as client:
         async with client.blob(kitchen, LAYER) as parts:
             async for _ in parts:
                 break

@@ -1,18 +1,15 @@
 """Compatibility case 12: registries that change, refuse, or are gone; and whom TLS trusts."""
 
 import ssl
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
-import httpcore
 import pytest
 
 from otaflux_cli.control_plane.certificates import write_server_certificate
 from otaflux_cli.control_plane.registries import Oras, Registry
 from otaflux_oci import (
-    Forbidden,
     Limits,
     ManifestNotFound,
     RateLimited,
@@ -25,9 +22,9 @@ from otaflux_oci import (
     resolve,
 )
 from otaflux_oci.exchanges import retry_after
-from tests.fixtures.loopback_servers import LoopbackServer, Reply, Request, always
+from tests.fixtures.loopback_servers import Reply, Request, always
 from tests.fixtures.misbehaving_registries import MisbehavingRegistry
-from tests.fixtures.oci_sources import FIRMWARE, NAME, QUICK, push, read
+from tests.fixtures.oci_sources import FIRMWARE, LOOPBACK, NAME, QUICK, push, read
 from tests.fixtures.tls_servers import TlsServer, new_client_certificate
 
 OTHER = b"other firmware"
@@ -189,13 +186,15 @@ async def test_case_12_custom_ca_accepted_unknown_ca_refused(
         reference = f"{registry.host}/{NAME}:1.4.0"
         await push(oras, tmp_path, reference, "--ca-file", str(certificate.authority))
         source = Repository(registry.host, NAME)
-        async with RegistryClient(tls=Tls(ca=certificate.authority.read_bytes())) as client:
+        async with RegistryClient(
+            settings=LOOPBACK, tls=Tls(ca=certificate.authority.read_bytes())
+        ) as client:
             release = await resolve(client, source, tag="1.4.0")
             assert await read(client, source, release.layer) == FIRMWARE
         (tmp_path / "b").mkdir()
         other = write_server_certificate(tmp_path / "b").authority.read_bytes()
         for tls in (None, Tls(ca=other)):
-            async with RegistryClient(tls=tls, limits=QUICK) as client:
+            async with RegistryClient(settings=LOOPBACK, tls=tls, limits=QUICK) as client:
                 with pytest.raises(TlsFailed, match=r"not trusted: .*certSecretRef") as caught:
                     await client.manifest(source, "1.4.0")
                 assert not caught.value.retryable
@@ -205,14 +204,16 @@ async def test_case_12_the_name_has_to_be_right(tmp_path: Path) -> None:
     certificate = write_server_certificate(tmp_path, names=("registry.example.com",))
     async with MisbehavingRegistry(certificate=certificate) as registry:
         registry.push(NAME, "1.4.0", FIRMWARE)
-        async with RegistryClient(tls=Tls(ca=certificate.authority.read_bytes())) as client:
+        async with RegistryClient(
+            settings=LOOPBACK, tls=Tls(ca=certificate.authority.read_bytes())
+        ) as client:
             await client.manifest(Repository(registry.host, NAME), "1.4.0")
             with pytest.raises(TlsFailed, match="localhost"):
                 await client.manifest(Repository(registry.other_host, NAME), "1.4.0")
 
 
 async def test_case_12_https_at_a_plain_registry(registry: Registry) -> None:
-    async with RegistryClient() as client:
+    async with RegistryClient(settings=LOOPBACK) as client:
         with pytest.raises(TlsFailed, match=r"spec\.artifact\.insecure"):
             await client.manifest(Repository(registry.host, NAME), "1.4.0")
 
@@ -229,7 +230,7 @@ async def test_case_12_a_client_certificate_is_shown_to_the_registry_only(tmp_pa
         registry.reply = (
             f"HTTP/1.1 307 Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
         ).encode()
-        async with RegistryClient(tls=tls, limits=QUICK) as client:
+        async with RegistryClient(settings=LOOPBACK, tls=tls, limits=QUICK) as client:
             with pytest.raises(RegistryError, match="answers 404"):
                 await client.tags(Repository(f"127.0.0.1:{registry.port}", NAME))
     assert registry.clients == [ssl.PEM_cert_to_DER_cert(own.certificate.decode())]
@@ -243,63 +244,7 @@ async def test_case_12_a_registry_that_wants_a_client_certificate(tmp_path: Path
     with TlsServer(certificate, own, required=True) as registry:
         repository = Repository(f"127.0.0.1:{registry.port}", NAME)
         for tls in (Tls(ca=ca), Tls(ca=ca, cert=other.certificate, key=other.key)):
-            async with RegistryClient(tls=tls, limits=QUICK) as client:
+            async with RegistryClient(settings=LOOPBACK, tls=tls, limits=QUICK) as client:
                 with pytest.raises(TlsFailed, match=r"client certificate \(tls\.crt and tls\.key"):
                     await client.manifest(repository, "1.4.0")
         assert not registry.clients
-
-
-# --- The seam for whoever has to see every address ------------------------------------------
-
-
-class Watching(httpcore.AsyncNetworkBackend):
-    """Connects where it is told to, unless the port is forbidden."""
-
-    def __init__(self, forbidden: int = 0) -> None:
-        self._backend = httpcore.AnyIOBackend()
-        self._forbidden = forbidden
-        self.seen: list[tuple[str, int]] = []
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        self.seen.append((host, port))
-        if port == self._forbidden:
-            raise Forbidden(f"Connections to {host} are not allowed.")
-        return await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
-
-
-async def test_the_network_backend_sees_registry_realm_and_storage(
-    misbehaving: MisbehavingRegistry, kitchen: Repository
-) -> None:
-    async with (
-        LoopbackServer(always(Reply(body=b'{"token": "one"}'))) as tokens,
-        LoopbackServer(always(Reply(body=FIRMWARE))) as storage,
-    ):
-
-        def rule(request: Request) -> Reply | None:
-            if "authorization" not in request.headers:
-                return Reply(401, {"WWW-Authenticate": f'Bearer realm="{tokens.url}/"'})
-            if "/blobs/" in request.path:
-                return Reply(307, {"Location": f"http://{storage.other_host}/"})
-            return None
-
-        misbehaving.rules.append(rule)
-        backend = Watching()
-        async with RegistryClient(insecure=True, network_backend=backend) as client:
-            release = await resolve(client, kitchen, tag="1.4.0")
-            assert await read(client, kitchen, release.layer) == FIRMWARE
-        assert set(backend.seen) == {
-            ("127.0.0.1", misbehaving.port),
-            ("127.0.0.1", tokens.port),
-            ("localhost", storage.port),
-        }
-        backend = Watching(forbidden=tokens.port)
-        async with RegistryClient(insecure=True, network_backend=backend) as client:
-            with pytest.raises(Forbidden, match="not allowed"):
-                await resolve(client, kitchen, tag="1.4.0")

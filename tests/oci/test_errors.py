@@ -54,5 +54,5 @@ def test_the_public_surface() -> None:
     exported = set(otaflux_oci.__all__)
     assert exported == {
         name for name in vars(otaflux_oci) if name[0] != "_" and not name.islower()
-    } | {"firmware_layer", "resolve"}
+    } | {"archived_file", "find_file", "firmware_layer", "is_archive", "resolve"}
     assert {kind.__name__ for kind in all_errors()} <= exported

@@ -26,7 +26,7 @@ from otaflux_oci import (
 from otaflux_oci.manifests import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from tests.fixtures.loopback_servers import Reply, Request, always
 from tests.fixtures.misbehaving_registries import MisbehavingRegistry, manifest_of, sha256
-from tests.fixtures.oci_sources import FIRMWARE, NAME, QUICK, push, read
+from tests.fixtures.oci_sources import FIRMWARE, LOOPBACK, NAME, QUICK, push, read
 
 NAME_UNKNOWN = b'{"errors": [{"code": "NAME_UNKNOWN"}]}'
 ALL_FOUR = {OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST}
@@ -202,7 +202,7 @@ async def test_the_artifact_type_falls_back_to_that_of_the_config(
 async def test_sizes_are_bounded(misbehaving: MisbehavingRegistry, kitchen: Repository) -> None:
     limits = Limits(manifest_bytes=100, blob_bytes=1000)
     descriptor = Descriptor("x/y", sha256(FIRMWARE), len(FIRMWARE))
-    async with RegistryClient(insecure=True, limits=limits) as client:
+    async with RegistryClient(settings=LOOPBACK, insecure=True, limits=limits) as client:
         with pytest.raises(TooLarge, match="larger than 100 bytes"):
             await client.manifest(kitchen, "1.4.0")
         with pytest.raises(TooLarge, match="the limit is 1000"):
@@ -262,7 +262,7 @@ async def test_silence_ends(misbehaving: MisbehavingRegistry, kitchen: Repositor
     headers = {"Content-Type": OCI_MANIFEST}
     misbehaving.rules.append(always(Reply(headers=headers, announced=9)))
     for limits in (Limits(read_seconds=0.05), Limits(request_seconds=0.05)):
-        async with RegistryClient(insecure=True, limits=limits) as client:
+        async with RegistryClient(settings=LOOPBACK, insecure=True, limits=limits) as client:
             with pytest.raises(RegistryUnreachable):
                 await client.manifest(kitchen, "1.4.0")
 
@@ -278,7 +278,10 @@ async def test_requests_to_one_host_are_bounded(misbehaving: MisbehavingRegistry
     misbehaving.before_reply = hold  # type: ignore[method-assign]  # the seam it is there for
     limits = Limits(requests_per_host=3)
     repository = Repository(misbehaving.host, NAME)
-    async with RegistryClient(insecure=True, limits=limits) as client, asyncio.TaskGroup() as group:
+    async with (
+        RegistryClient(settings=LOOPBACK, insecure=True, limits=limits) as client,
+        asyncio.TaskGroup() as group,
+    ):
         pulls = [group.create_task(client.manifest(repository, "1.4.0")) for _ in range(20)]
         async with asyncio.timeout(30):
             await full.wait()

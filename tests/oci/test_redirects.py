@@ -19,7 +19,7 @@ from otaflux_oci import (
 )
 from tests.fixtures.loopback_servers import LoopbackServer, Reply, Request, always
 from tests.fixtures.misbehaving_registries import MisbehavingRegistry, sha256
-from tests.fixtures.oci_sources import FIRMWARE, NAME, QUICK, read
+from tests.fixtures.oci_sources import FIRMWARE, LOOPBACK, NAME, QUICK, read
 from tests.fixtures.secrecy import Secrecy
 
 PASSWORD, SIGNATURE = "correct-horse-7", "X-Amz-Signature=c0ffee"
@@ -38,7 +38,9 @@ async def client(misbehaving: MisbehavingRegistry) -> AsyncIterator[RegistryClie
     credentials = Credentials.from_dockerconfigjson(
         json.dumps({"auths": {misbehaving.host: entry}})
     )
-    async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+    ) as client:
         yield client
 
 
@@ -218,7 +220,7 @@ async def test_case_7_https_never_becomes_http(
             always(Reply(307, {"Location": f"http://{storage.other_host}/?{SIGNATURE}"}))
         )
         async with RegistryClient(
-            tls=Tls(ca=certificate.authority.read_bytes()), limits=QUICK
+            settings=LOOPBACK, tls=Tls(ca=certificate.authority.read_bytes()), limits=QUICK
         ) as client:
             with secrecy.raises(RegistryError, "from https to plain http on localhost"):
                 await read(client, Repository(registry.host, NAME), LAYER)

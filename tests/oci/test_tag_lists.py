@@ -18,7 +18,7 @@ from otaflux_oci import (
 )
 from tests.fixtures.loopback_servers import Reply, Request, always
 from tests.fixtures.misbehaving_registries import MisbehavingRegistry
-from tests.fixtures.oci_sources import FIRMWARE, NAME, push
+from tests.fixtures.oci_sources import FIRMWARE, LOOPBACK, NAME, push
 
 TAGS = f"/v2/{NAME}/tags/list"
 
@@ -143,7 +143,9 @@ async def test_case_3_a_list_without_end_is_an_error_and_not_a_part_of_it(
         return Reply(headers={"Link": link}, body=json.dumps({"tags": [f"1.0.{number}"]}).encode())
 
     misbehaving.rules.append(endless)
-    async with RegistryClient(insecure=True, limits=Limits(tag_pages=4)) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, limits=Limits(tag_pages=4)
+    ) as client:
         with pytest.raises(TooLarge, match="more than 4 pages"):
             await client.tags(kitchen)
     assert len(misbehaving.received) == 4
@@ -172,7 +174,9 @@ async def test_case_3_a_page_is_bounded(
     misbehaving: MisbehavingRegistry, kitchen: Repository
 ) -> None:
     misbehaving.rules.append(pages({FIRST: (["a" * 100] * 100, None)}))
-    async with RegistryClient(insecure=True, limits=Limits(tag_page_bytes=1000)) as client:
+    async with RegistryClient(
+        settings=LOOPBACK, insecure=True, limits=Limits(tag_page_bytes=1000)
+    ) as client:
         with pytest.raises(TooLarge):
             await client.tags(kitchen)
 

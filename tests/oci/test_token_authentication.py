@@ -21,7 +21,7 @@ from otaflux_oci import (
 )
 from tests.fixtures.loopback_servers import LoopbackServer, Reply, Request, always
 from tests.fixtures.misbehaving_registries import MisbehavingRegistry
-from tests.fixtures.oci_sources import FIRMWARE, NAME, QUICK, push, read
+from tests.fixtures.oci_sources import FIRMWARE, LOOPBACK, NAME, QUICK, push, read
 from tests.fixtures.secrecy import Secrecy
 from tests.fixtures.token_servers import SERVICE, Guard, TokenServer, tokens_of
 from tests.oci.robots import IDENTITY, PASSWORD, WRONG, encoded, robot, secret
@@ -56,7 +56,9 @@ async def test_case_5_robot(
         tokens.received.clear()
         repository = Repository(registry.host, NAME)
         credentials = robot(registry.host)
-        async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+        async with RegistryClient(
+            settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+        ) as client:
             release = await resolve(client, repository, semver="^1")
             assert await read(client, repository, release.layer) == FIRMWARE
         secrecy.keep(*tokens.issued)
@@ -106,7 +108,9 @@ async def test_case_5_wrong_password(
         trusting(registry_program, tokens) as registry,
     ):
         credentials = robot(registry.host, WRONG)
-        async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+        async with RegistryClient(
+            settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+        ) as client:
             with secrecy.raises(Unauthorized, "token server .* refuses the credentials"):
                 await client.manifest(Repository(registry.host, NAME), "1.4.0")
     # Although it would have got one: refused credentials are not replaced by none.
@@ -130,10 +134,14 @@ async def test_case_5_identity_token(
         tokens.received.clear()
         repository = Repository(registry.host, NAME)
         credentials = secret(registry.host, auth="", identitytoken=IDENTITY)
-        async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+        async with RegistryClient(
+            settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+        ) as client:
             assert (await resolve(client, repository, tag="1.4.0")).version == "1.4.0"
         credentials = secret(registry.host, identitytoken=WRONG)
-        async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+        async with RegistryClient(
+            settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+        ) as client:
             with secrecy.raises(Unauthorized, "refuses the identity token"):
                 await client.manifest(repository, "1.4.0")
         secrecy.keep(*tokens.issued)
@@ -174,7 +182,7 @@ async def test_case_5_a_token_is_used_until_it_expires(
     now = 1000.0
     async with (
         LoopbackServer(tokens_of({"token": "one", "expires_in": 100})) as tokens,
-        RegistryClient(insecure=True, limits=QUICK) as client,
+        RegistryClient(settings=LOOPBACK, insecure=True, limits=QUICK) as client,
     ):
         client._authorizations._clock = lambda: now  # the only clock a token lives by
         guard = Guard(f"{tokens.url}/token")
@@ -200,7 +208,7 @@ async def test_case_5_what_is_said_of_expiry(
         del document["expires_in"]
     async with (
         LoopbackServer(tokens_of(document)) as tokens,
-        RegistryClient(insecure=True, limits=QUICK) as client,
+        RegistryClient(settings=LOOPBACK, insecure=True, limits=QUICK) as client,
     ):
         client._authorizations._clock = lambda: now  # the only clock a token lives by
         guard = Guard(f"{tokens.url}/token")
@@ -253,7 +261,9 @@ async def test_case_5_the_repetition_keeps_the_credentials(
         guard.valid = {"two"}
         misbehaving.rules.append(guard)
         credentials = robot(misbehaving.host)
-        async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+        async with RegistryClient(
+            settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+        ) as client:
             await client.manifest(kitchen, "1.4.0")
         sent = [request.headers.get("authorization") for request in tokens.received]
     assert sent == [f"Basic {encoded(PASSWORD)}"] * 2
@@ -313,6 +323,8 @@ async def test_case_5_token_servers_that_fail(
     async with LoopbackServer(always(answer)) as tokens:
         misbehaving.rules.append(Guard(f"{tokens.url}/token"))
         credentials = robot(misbehaving.host)
-        async with RegistryClient(insecure=True, credentials=credentials, limits=QUICK) as client:
+        async with RegistryClient(
+            settings=LOOPBACK, insecure=True, credentials=credentials, limits=QUICK
+        ) as client:
             with secrecy.raises(kind, message):
                 await client.manifest(kitchen, "1.4.0")

@@ -18,6 +18,7 @@ from otaflux_operator.timing import Timing
 from otaflux_policy.canonical import loads_policy
 from otaflux_policy.contract import POLICY_KEY, Policy
 from otaflux_policy.served import ArtifactState, ServedArtifact, ServedRollout
+from tests.fixtures.oci_sources import LOOPBACK
 from tests.operator.fakes import CEILING
 from tests.operator.worlds import AT_ONCE
 
@@ -40,11 +41,15 @@ async def eventually(look: Callable[[], Awaitable[T]], accept: Callable[[T], boo
 
 
 class UpdateServer:
-    """Answers as servers do that use every published policy and have stored all it lists."""
+    """Answers as servers do that use every published policy and have stored all it lists.
+
+    `says`: fields of the answer that are others.
+    """
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self.questions = 0
+        self.says: dict[str, Any] = {}
 
     async def answer(self, request: web.Request) -> web.Response:
         self.questions += 1
@@ -61,14 +66,17 @@ class UpdateServer:
                 for release in releases
             ),
         )
-        return web.json_response(text=served.model_dump_json())
+        answer = served.model_copy(update=self.says)
+        return web.json_response(text=answer.model_dump_json())
 
 
 @asynccontextmanager
-async def update_server(plane: ControlPlane) -> AsyncIterator[str]:
+async def update_server(
+    plane: ControlPlane, server: UpdateServer | None = None
+) -> AsyncIterator[str]:
     """The URL of an `UpdateServer`."""
     app = web.Application()
-    server = UpdateServer(plane)
+    server = server or UpdateServer(plane)
     app.router.add_get("/internal/v1/rollouts/{namespace}/{name}", server.answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
@@ -81,17 +89,22 @@ async def update_server(plane: ControlPlane) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def operating(
-    plane: ControlPlane, namespace: str, *, server_url: str | None = None
+    plane: ControlPlane, namespace: str, *, server_url: str | None = None, **fields: Any
 ) -> AsyncIterator[KubernetesOperator]:
     """The operator for one namespace, in this process."""
     async with update_server(plane) as url:
         settings = Settings(
             kubeconfig=plane.kubeconfig,
             watch_namespaces=(namespace,),
+            namespace=namespace,
             credentials_namespace=namespace,
             server_url=server_url or url,
+            **fields,
+            registries=LOOPBACK,
         )
         async with KubernetesOperator(settings, TIMING) as operator:
+            async with asyncio.timeout(CEILING):
+                await operator.working.wait()
             yield operator
 
 

@@ -53,6 +53,9 @@ class _Source:
     async def tags(self, repository: Repository) -> list[str]:
         return list(self.cluster.tags)
 
+    async def referrers(self, repository: Repository, digest: str) -> list[Descriptor]:
+        return []
+
     def blob(
         self, repository: Repository, descriptor: Descriptor, *, offset: int = 0
     ) -> BlobStream:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from otaflux_oci import OciError
+from otaflux_operator.epochs import Epochs
 from otaflux_operator.operating import Operator
 from otaflux_operator.ports import (
     Conflict,
@@ -19,6 +20,7 @@ from otaflux_operator.ports import (
     Notice,
     Ports,
     Published,
+    Sources,
     Unavailable,
 )
 from otaflux_operator.resources import (
@@ -89,11 +91,13 @@ class Cluster:
         self.trips: dict[int, Trip] = {}
         self.written: Callable[[str], Awaitable[None]] | None = None
         self.storing = True
+        self.unpublishable = ""
         self.registry_error: OciError | None = None
         self.troubles: dict[str, list[Exception]] = {}
         self.held: dict[str, asyncio.Event] = {}
         self.calls: list[str] = []
         self.accesses: list[RegistryAccess] = []
+        self.sources: Sources | None = None
         self._version = 0
 
     @property
@@ -105,7 +109,7 @@ class Cluster:
             secrets=_Secrets(self),
             entries=_Entries(self),
             servers=_Servers(self),
-            sources=FakeSources(self),
+            sources=self.sources or FakeSources(self),
         )
 
     async def called(self, name: str) -> None:
@@ -158,7 +162,7 @@ async def running(
     cluster: Cluster, timing: Timing = QUICK, *, epoch: int = 0
 ) -> AsyncIterator[Operator]:
     """The operator on this cluster."""
-    operator = Operator(cluster.ports, timing, epoch=epoch, clock=cluster.now)
+    operator = Operator(cluster.ports, timing, epochs=Epochs(epoch), clock=cluster.now)
     task = asyncio.create_task(operator.run())
     try:
         yield operator
@@ -252,6 +256,10 @@ def _readable(content: dict[str, Any], status: type[Any]) -> Any:
 
 
 class _Publications(_Port):
+    @property
+    def problem(self) -> str:
+        return self.cluster.unpublishable
+
     async def policy(self, namespace: str, name: str) -> Published[Policy] | None:
         await self.cluster.called("policy")
         return self._published(Key(Kind.ROLLOUT, namespace, name))

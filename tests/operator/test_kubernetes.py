@@ -16,6 +16,7 @@ from otaflux_operator.operating import Operator
 from otaflux_policy.canonical import loads_group
 from otaflux_policy.credentials import RegistryAccess
 from otaflux_policy.groups import Group
+from otaflux_policy.signing import is_entry_key
 from tests.operator.clusters import (
     Rollout,
     config_map,
@@ -125,6 +126,9 @@ async def test_the_status_is_replaced_not_merged(rollout: Rollout, firmware: str
     [
         '{"data": {"policy.json": "{}"}}',
         '{"data": {"policy.json": null}}',
+        '{"data": {"policy.json.sig": "{}"}}',
+        '{"immutable": true}',
+        '{"metadata": {"finalizers": ["example.com/mine"]}}',
         '{"metadata": {"labels": {"otaflux.io/component": "other"}}}',
         '{"metadata": {"labels": null}}',
         '{"metadata": {"ownerReferences": null}}',
@@ -148,10 +152,12 @@ async def test_a_policy_that_somebody_changed_is_repaired(
                 return False
             known = found["metadata"]
             return (
-                "policy.json" in (found.get("data") or {})
-                and found["data"] != {"policy.json": "{}"}
+                {"policy.json", "policy.json.sig"} <= set(found.get("data") or {})
+                and "{}" not in found["data"].values()
                 and known.get("labels") == metadata["labels"]
                 and known.get("ownerReferences") == metadata["ownerReferences"]
+                and not found.get("immutable")
+                and not known.get("finalizers")
             )
 
         await eventually(rollout.config_map, repaired)
@@ -159,6 +165,9 @@ async def test_a_policy_that_somebody_changed_is_repaired(
         assert policy is not None
         assert policy.stable is not None
         assert [ring.open for ring in policy.rings] == [True, True]
+        await eventually(
+            rollout.events, lambda events: "PolicyTampered" in {event["reason"] for event in events}
+        )
 
 
 async def test_a_policy_that_somebody_deleted_is_published_again(
@@ -299,12 +308,12 @@ async def test_credentials_reach_the_one_secret_and_nothing_else(
                     data: dict[str, str] = response.raise_for_status().json().get("data") or {}
                     return data
 
-                await eventually(entries, lambda data: data == {})
+                await eventually(entries, lambda data: all(map(is_entry_key, data)))
     assert policy is not None
     assert policy.stable is not None
     entry = policy.stable.firmware.credentials
     assert entry is not None
-    assert set(found["data"]) == {f"{entry}.json"}
+    assert [name for name in found["data"] if not is_entry_key(name)] == [f"{entry}.json"]
     access = RegistryAccess.loads(base64.b64decode(found["data"][f"{entry}.json"]).decode())
     assert access == RegistryAccess(username="robot", password=password)
     encoded = base64.b64encode(f"robot:{password}".encode()).decode()
@@ -371,7 +380,7 @@ async def test_it_goes_on_after_the_api_server_was_away(
 ) -> None:
     await fresh_control_plane.create_namespace("home")
     rollout = Rollout(fresh_control_plane, "home")
-    async with operating(fresh_control_plane, "home") as running:
+    async with operating(fresh_control_plane, "home", lease_seconds=120) as running:
         await rollout.apply(firmware, "1.0.0")
         await rollout.completes("1.0.0")
         await fresh_control_plane.restart_api_server()

@@ -142,10 +142,10 @@ def test_a_failure_while_paused_says_what_the_rollback_waits_for() -> None:
 
 def test_a_failure_is_not_said_to_be_answered_while_the_spec_cannot_be_acted_upon() -> None:
     world = early(FIFTY, **ROLLBACK)
-    world.spec(verify={"secretRef": {"name": "signers"}})
+    world.spec(windows=[{"schedule": "0 0 30 2 *", "duration": "4h"}])
     world.counts = {"early": BROKEN}
     world.settle()
-    assert "failed in ring early, and is not taken back yet. spec.verify" in world.status.message
+    assert "failed in ring early, and is not taken back yet. spec.windows" in world.status.message
 
 
 def test_an_aborted_rollback_says_that_devices_keep_what_failed() -> None:

@@ -9,6 +9,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from otaflux_oci import RegistryUnreachable, Unauthorized
+from otaflux_operator.epochs import Epochs
 from otaflux_operator.grouping import Groups
 from otaflux_operator.handover import Handover
 from otaflux_operator.ports import Conflict, Key, Kind, Unavailable
@@ -339,7 +340,7 @@ async def test_marks_from_another_thread_are_seen() -> None:
 async def test_a_group_is_not_called_published_before_it_is() -> None:
     cluster, key = Cluster(), Key(Kind.GROUP, "home", "lab")
     cluster.put(key, group_manifest(["lab-1"], site="berlin"))
-    groups = Groups(cluster.ports, lambda _: None)
+    groups = Groups(cluster.ports, lambda _: None, Epochs())
     await groups.reconcile(key)
     cluster.edit(key, names=["lab-2"])
     await groups.compare("home")

@@ -14,6 +14,7 @@ from tests.operator.fakes import Cluster
 
 class Probed:
     operator: Operator | None = None
+    seen_at: float | None = None
 
 
 async def get(server: Probes, path: str) -> httpx.Response:
@@ -46,6 +47,19 @@ async def test_health_is_that_the_api_server_was_reached_lately(
         assert "apply the CRDs" in response.text
         probed.operator.swept_at = time.monotonic()
         assert (await get(server, "/healthz")).status_code == 200
+
+
+async def test_one_that_waits_for_the_lease_is_healthy_while_it_can_read_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probed = Probed()
+    async with Probes("127.0.0.1:0", probed, CollectorRegistry()) as server:
+        server._started -= 1000
+        assert (await get(server, "/healthz")).status_code == 503
+        probed.seen_at = time.monotonic()
+        assert (await get(server, "/healthz")).status_code == 200
+        probed.seen_at -= 1000
+        assert (await get(server, "/healthz")).status_code == 503
 
 
 async def test_without_an_address_nothing_listens() -> None:

@@ -77,23 +77,6 @@ WINDOWS = [{"schedule": "0 2 * * *", "duration": "4h", "timeZone": "Europe/Berli
 NO_WINDOWS = [{"schedule": "0 0 30 2 *", "duration": "4h"}]
 
 
-def test_a_field_that_does_nothing_yet_stalls_and_keeps_what_is_released() -> None:
-    world = World()
-    world.release("1.0.0")
-    world.spec(verify={"secretRef": {"name": "signers"}})
-    world.tag("1.1.0")
-    world.settle()
-    assert world.reason("Stalled") == "True/NotSupported"
-    assert world.reason("Ready") == "False/NotSupported"
-    assert "spec.verify" in world.status.message
-    assert world.status.phase == "Stalled"
-    assert (version(world.policy.target), world.policy.candidate) == ("1.0.0", None)
-    assert world.open_rings() == ["canary", "fleet"]
-    del world.manifest["spec"]["verify"]
-    world.settle()
-    assert version(world.policy.target) == "1.1.0"
-
-
 def test_what_servers_decide_by_is_in_the_policy() -> None:
     world = World(windows=WINDOWS, downgrade="Allow", confirmation="Reported")
     world.release("1.0.0")

@@ -2,13 +2,16 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from otaflux_cli.control_plane.certificates import write_server_certificate
 from otaflux_operator.ports import Unavailable
 from otaflux_operator.servers import HttpUpdateServers
 from otaflux_policy.served import ServedRollout
+from tests.fixtures.loopback_servers import LoopbackServer, Reply, Request, always
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SERVED = ServedRollout(namespace="home", name="thermostat", run=7)
@@ -67,3 +70,84 @@ async def test_silence_is_no_answer() -> None:
     async with HttpUpdateServers("") as servers:
         with pytest.raises(Unavailable, match="OTAFLUX_SERVER_URL"):
             await servers.served("home", "thermostat")
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "OTAFLUX_SERVER_TOKEN_FILE"),
+        (403, "OTAFLUX_INTERNAL__SERVICE_ACCOUNTS"),
+        (503, "cannot check tokens now"),
+    ],
+)
+async def test_who_is_not_let_in_learns_what_to_look_at(status: int, advice: str) -> None:
+    async with asking(answering("", status)) as servers:
+        with pytest.raises(Unavailable, match=f"status {status}.*{advice}"):
+            await servers.served("home", "thermostat")
+
+
+class TestTokens:
+    """What is sent of the file."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        return tmp_path / "token"
+
+    async def sent(self, file: Path, *contents: str | None) -> list[str | None]:
+        """The header of a request after each content of the file."""
+        found: list[str | None] = []
+
+        def answer(request: Request) -> Reply:
+            found.append(request.headers.get("authorization"))
+            return Reply(body=SERVED.model_dump_json().encode())
+
+        async with (
+            LoopbackServer(answer) as server,
+            HttpUpdateServers(server.url, token_file=file) as servers,
+        ):
+            for content in contents:
+                if content is None:
+                    file.unlink(missing_ok=True)
+                else:
+                    file.write_text(content)
+                await servers.served("home", "thermostat")
+        return found
+
+    async def test_it_is_read_again_when_it_changes(self, file: Path) -> None:
+        sent = await self.sent(file, "first\n", "second", None, "third")
+        assert sent == ["Bearer first", "Bearer second", None, "Bearer third"]
+
+    async def test_what_cannot_be_a_header_is_not_sent(self, file: Path) -> None:
+        assert await self.sent(file, "", "two\nlines") == [None, None]
+
+    async def test_one_that_cannot_be_read_is_said(self, tmp_path: Path) -> None:
+        async with HttpUpdateServers("http://127.0.0.1:9", token_file=tmp_path) as servers:
+            with pytest.raises(Unavailable, match=r"OTAFLUX_SERVER_TOKEN_FILE .*IsADirectory"):
+                await servers.served("home", "thermostat")
+
+
+class TestAuthorities:
+    """Of https:// servers."""
+
+    async def test_they_are_read_again_when_they_change(self, tmp_path: Path) -> None:
+        ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+        for folder in (ours, theirs):
+            folder.mkdir()
+        certificate = write_server_certificate(ours)
+        other = write_server_certificate(theirs)
+        ca = tmp_path / "ca.crt"
+        body = SERVED.model_dump_json().encode()
+        async with LoopbackServer(always(Reply(body=body)), certificate=certificate) as server:
+            async with HttpUpdateServers(server.url, ca=ca) as servers:
+                with pytest.raises(Unavailable, match=r"OTAFLUX_SERVER_CA .* cannot be used"):
+                    await servers.served("home", "thermostat")
+                ca.write_bytes(other.authority.read_bytes())
+                with pytest.raises(Unavailable, match=r"not trusted.*OTAFLUX_SERVER_CA"):
+                    await servers.served("home", "thermostat")
+                part = tmp_path / "part"
+                part.write_bytes(certificate.authority.read_bytes())
+                part.replace(ca)
+                assert await servers.served("home", "thermostat") == SERVED
+            async with HttpUpdateServers(server.url) as servers:
+                with pytest.raises(Unavailable, match="not trusted"):
+                    await servers.served("home", "thermostat")

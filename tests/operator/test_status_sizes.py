@@ -7,8 +7,8 @@ from otaflux_operator.resources import read_rollout
 from otaflux_operator.resources.definitions import definitions
 from tests.operator.worlds import manifest
 
-LIMIT = 256 * 1024
-"""Bytes; an object may have 1.5 MiB (etcd), an annotation 256 KiB."""
+LIMIT = 320 * 1024
+"""Bytes; an object may have 1.5 MiB (etcd)."""
 
 TIME = "2026-03-01T12:00:00Z"
 GREATEST = 2**53

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from otaflux_policy.attempts import Attempt, AttemptState, Evidence
 from otaflux_policy.contract import (
+    Archive,
     Artifact,
     Compatibility,
     Downgrade,
@@ -59,6 +60,14 @@ artifacts = built(
     media_type=st.just("application/octet-stream"),
     repository=st.just("registry.example.com/firmware/thermostat"),
     credentials=st.none() | st.just("sha256-abc"),
+    archive=st.none()
+    | built(
+        Archive,
+        digest=st.sampled_from(DIGESTS),
+        size=st.integers(0, 2**40),
+        media_type=st.just("application/vnd.oci.image.layer.v1.tar+gzip"),
+        path=st.sampled_from(("app.bin", "fw/app.bin")),
+    ),
 )
 releases = built(
     Release,

@@ -118,7 +118,15 @@ def rollout_status() -> Manifest:
             "mediaType": "application/octet-stream",
             "repository": "registry.example.com/firmware/thermostat",
             "insecure": False,
+            "archive": {
+                "digest": _DIGEST,
+                "size": 1048576,
+                "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                "path": "firmware/app.bin",
+            },
         },
+        "compatibility": {"models": "thermostat-v2", "minVersion": "1.2.0"},
+        "verification": {"key": "release.pub", "at": _TIME},
     }
     return {
         **rollout(),
@@ -174,6 +182,7 @@ def rollout_status() -> Manifest:
                     "finishedAt": _TIME,
                     "message": "Release 1.4.0 took its place.",
                     "artifact": deepcopy(release["artifact"]),
+                    "compatibility": deepcopy(release["compatibility"]),
                 }
             ],
             "conditions": [_condition()],

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -37,6 +37,7 @@ from otaflux_policy.selectors import DeviceSelector
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.serving import UpdateServer
 from otaflux_server.settings import Settings
+from tests.fixtures.oci_sources import LOOPBACK
 
 Result = TypeVar("Result")
 
@@ -124,6 +125,9 @@ class MemorySource:
     async def tags(self, repository: Repository) -> list[str]:
         raise AssertionError("the update server pulls by digest alone")
 
+    async def referrers(self, repository: Repository, digest: str) -> list[Descriptor]:
+        raise AssertionError("the update server looks at no signatures")
+
     def blob(
         self, repository: Repository, descriptor: Descriptor, *, offset: int = 0
     ) -> BlobStream:
@@ -141,8 +145,9 @@ class MemorySource:
             content = self.blobs.get(descriptor.digest)
             if content is None:
                 raise RegistryUnreachable("nobody answers")
-            for start in range(0, len(content), 1000):
-                yield content[start : start + 1000]
+            size = max(1000, len(content) // 100)
+            for start in range(0, len(content), size):
+                yield content[start : start + size]
                 await asyncio.sleep(0)
         finally:
             self.running -= 1
@@ -152,10 +157,13 @@ def settings(data_dir: Path, **fields: Any) -> Settings:
     values: dict[str, Any] = {
         "listen": "127.0.0.1:0",
         "internal_listen": "127.0.0.1:0",
+        "internal": {"authentication": "None"},
         "data_dir": data_dir,
         "default_namespace": NAMESPACE,
         "shutdown_seconds": 1,
         "artifacts": {"retry_seconds": 0.01, "max_retry_seconds": 0.05},
+        "registries": LOOPBACK,
+        "identity": {"kind": "Open"},
     }
     return Settings(**(values | fields))
 
@@ -190,6 +198,10 @@ class Served:
 
         self._loop.call_soon_threadsafe(run)
         return done.result(30)
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Runs `work` on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def apply(self, *published: Policy | Group) -> None:
         policies = self.server.policies

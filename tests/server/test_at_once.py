@@ -152,10 +152,11 @@ def conversation(served: Served) -> list[object]:
 def test_every_poll_has_the_same_answer_records_and_metrics_both_ways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
-    with serving(settings(tmp_path / "fast"), loop=loop) as served:
+    limits = {"connections": {"refusals_burst": 1e6, "requests_burst": 1e6}}
+    with serving(settings(tmp_path / "fast", **limits), loop=loop) as served:
         fast = conversation(served)
     monkeypatch.setattr(DeviceApp, "at_once", lambda *_: None)
-    with serving(settings(tmp_path / "slow"), loop=loop) as served:
+    with serving(settings(tmp_path / "slow", **limits), loop=loop) as served:
         slow = conversation(served)
     assert fast == slow
     assert any("otaflux_polls_total" in str(item) for item in fast)

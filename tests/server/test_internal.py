@@ -65,7 +65,8 @@ class TestRollouts:
         assert rollout(api, "never-good").revision is None
         listed = [entry["name"] for entry in api.get("/internal/v1/rollouts").json()]
         assert listed == ["never-good", "thermostat"]
-        assert 'otaflux_policies_rejected_total{kind="policies"} 2.0' in api.get("/metrics").text
+        counted = 'otaflux_policies_rejected_total{kind="policies",reason="Invalid"} 2.0'
+        assert counted in api.get("/metrics").text
 
     def test_counts_and_breaker_are_told(self, served: Served, api: httpx.Client) -> None:
         rule = FailureRule(max_percent=20, min_sample=2, action=FailureAction.PAUSE)
@@ -354,7 +355,7 @@ def test_metrics_count_and_never_name_a_device(served: Served, api: httpx.Client
     for line in (
         'otaflux_polls_total{protocol="native",reason="Offered"} 1.0',
         'otaflux_polls_total{protocol="json",reason="Offered"} 1.0',
-        'otaflux_requests_refused_total{status="400"} 1.0',
+        'otaflux_requests_refused_total{reason="InvalidRequest",status="400"} 1.0',
         'otaflux_reports_total{protocol="json",state="Failed"} 1.0',
         'otaflux_downloads_total{protocol="native",result="Complete"} 1.0',
         f'otaflux_download_bytes_total{{protocol="native"}} {float(len(CONTENT))}',

@@ -124,6 +124,7 @@ class Process:
             env=os.environ
             | {
                 "OTAFLUX_DATA_DIR": str(data_dir),
+                "OTAFLUX_IDENTITY__KIND": "Open",
                 "OTAFLUX_LISTEN": "127.0.0.1:0",
                 "OTAFLUX_INTERNAL_LISTEN": "127.0.0.1:0",
                 "OTAFLUX_DEFAULT_NAMESPACE": NAMESPACE,

@@ -8,7 +8,7 @@ from otaflux_policy.devices import Device
 from otaflux_policy.groups import Groups
 from otaflux_policy.reasons import DecisionReason
 from otaflux_server.placing import place, placer
-from otaflux_server.policies import Rules
+from otaflux_server.rules import Rules
 from tests.policy.strategies import DEVICES, MODELS, VERSIONS, groups, policies
 from tests.server.fleets import NAMESPACE, group, policy
 

@@ -158,7 +158,7 @@ def test_the_highest_run_outlives_the_rollout(store: PolicyStore) -> None:
 
 
 def test_remembered_runs_are_bounded(store: PolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otaflux_server.policies._REMEMBERED_RUNS", 3)
+    monkeypatch.setattr("otaflux_server.policy_marks.REMEMBERED", 3)
     apply(store, policy("kept", run=9))
     for i in range(6):
         apply(store, policy(f"gone-{i}", run=1))

@@ -11,8 +11,8 @@ from otaflux_policy.decisions import Match, match
 from otaflux_policy.devices import Device
 from otaflux_policy.groups import Group, Groups
 from otaflux_server.devices import DeviceRecord
-from otaflux_server.policies import Rules
 from otaflux_server.previewing import Preview, preview
+from otaflux_server.rules import Rules
 from otaflux_server.slices import Slices
 from tests.server.fleets import NAMESPACE, Served, group, policy, release
 

@@ -101,7 +101,17 @@ class TestOneAnswer:
 
     def test_before_the_others_are_known_nothing_is_served_by_all(self) -> None:
         replicas = Replicas(Others(), lambda: replica("own"))
-        assert replicas.merge(served_by(NEW), NEW).revision is None
+        own = served_by(NEW).model_copy(update={"policy_keys": ("a",)})
+        assert replicas.merge(own, NEW).revision is None
+        assert replicas.merge(own, NEW).policy_keys == ()
+
+    async def test_a_key_is_known_where_all_know_it_and_an_epoch_where_any_does(self) -> None:
+        both = {"policy_keys": ("a", "b"), "epoch": 7}
+        own = served_by(NEW).model_copy(update=both)
+        less = replica("less", NEW).model_copy(update={"policy_keys": ("b", "c"), "epoch": 9})
+        more = replica("more", NEW).model_copy(update=both | {"epoch": 1})
+        found = (await known(less, more)).merge(own, NEW)
+        assert (found.policy_keys, found.epoch) == (("b",), 9)
 
     @pytest.mark.parametrize(
         ("own", "other", "expected"),

@@ -81,6 +81,7 @@ async def test_an_address_in_use_is_said(tmp_path: Path) -> None:
             OTAFLUX_LISTEN=taken,
             OTAFLUX_INTERNAL_LISTEN="127.0.0.1:0",
             OTAFLUX_KUBECONFIG=str(tmp_path / "none"),
+            OTAFLUX_IDENTITY__KIND="Open",
         )
     assert code == 1
     assert "in use" in err
@@ -107,6 +108,7 @@ async def test_a_termination_lets_it_end_well(tmp_path: Path) -> None:
             "OTAFLUX_LISTEN": "127.0.0.1:0",
             "OTAFLUX_INTERNAL_LISTEN": "127.0.0.1:0",
             "OTAFLUX_KUBECONFIG": str(tmp_path / "none"),
+            "OTAFLUX_IDENTITY__KIND": "Open",
             "OTAFLUX_LOG_FORMAT": "json",
         },
         stderr=asyncio.subprocess.PIPE,
@@ -128,6 +130,10 @@ class ListSource:
     def __init__(self, texts: dict[tuple[str, str], str], failure: Exception | None = None) -> None:
         self.texts = texts
         self.failure = failure
+
+    @property
+    def keys(self) -> None:
+        """Its policies never leave this process."""
 
     async def run(self, store: PolicyStore) -> None:
         if self.failure is not None:

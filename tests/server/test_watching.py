@@ -7,16 +7,13 @@ from typing import Any
 import pytest
 from kubernetes.aio.client import ApiClient
 
-from otaflux_policy.canonical import dumps
 from otaflux_policy.contract import COMPONENT_LABEL
 from otaflux_server import watching
 from otaflux_server.kubernetes import KubernetesSource
-from otaflux_server.metrics import Metrics
-from otaflux_server.policies import PolicyStore
 from otaflux_server.settings import Settings
 from otaflux_server.watching import Collection, WatchExpired, WatchLost
 from tests.server.fleets import NAMESPACE, group, policy, until
-from tests.server.test_kubernetes import config_map
+from tests.server.signatures import apply, config_map, signed_store
 
 
 class Enough(Exception):
@@ -59,14 +56,20 @@ async def test_a_watch_that_ends_at_once_is_not_opened_all_the_time(
 
 
 @pytest.mark.parametrize("item", [policy(), group("g")])
-def test_an_object_that_loses_its_label_is_gone(item: Any) -> None:
-    """A list would not show it as ours either."""
-    store = PolicyStore(Metrics())
+def test_labels_decide_nothing(item: Any) -> None:
+    """Whoever may edit an object can take them off, or put others on."""
+    store = signed_store()
     collection = KubernetesSource(Settings())._policies(store, None)
     found = config_map(item)
     collection.changed(found)
     assert store.policies() or store._in_use("groups").get(NAMESPACE)
     found["metadata"]["labels"][COMPONENT_LABEL] = "other"
+    collection.changed(found)
+    assert store.policies() or store._in_use("groups").get(NAMESPACE)
+    del found["metadata"]["labels"]
+    collection.changed(found)
+    assert store.policies() or store._in_use("groups").get(NAMESPACE)
+    found["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
     collection.changed(found)
     assert not store.policies()
     assert not store._in_use("groups").get(NAMESPACE)
@@ -74,10 +77,9 @@ def test_an_object_that_loses_its_label_is_gone(item: Any) -> None:
 
 async def test_namespaces_that_are_not_watched_any_more_are_not_served(tmp_path: Path) -> None:
     """Their last known policies are on disk still; nobody would tell of their end."""
-    store = PolicyStore(Metrics())
+    store = signed_store()
     for namespace in (NAMESPACE, "office"):
-        item = policy(namespace=namespace)
-        store.apply_policy(namespace, item.name, dumps(item))
+        apply(store, policy(namespace=namespace))
     options = Settings(kubeconfig=tmp_path / "none", watch_namespaces=(NAMESPACE,))
     following = asyncio.create_task(KubernetesSource(options).run(store))
     await until(lambda: [found.namespace for found in store.policies()] == [NAMESPACE])

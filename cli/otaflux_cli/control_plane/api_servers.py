@@ -27,6 +27,12 @@ ADMIN = "otaflux-admin"
 PLAIN_USER = "otaflux-user"
 
 _START_ATTEMPTS = 3
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "rules": [{"level": "Metadata"}],
+    "omitStages": ["RequestReceived"],
+}
 
 
 class ControlPlane(Lifetime):
@@ -39,8 +45,12 @@ class ControlPlane(Lifetime):
     does not come up.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Keep everything in ``folder`` (kept), or in a temporary one (removed at the end)."""
+    def __init__(self, folder: Path | None = None, *, audit: bool = False) -> None:
+        """Keep everything in ``folder`` (kept), or in a temporary one (removed at the end).
+
+        ``audit``: every request is written to ``audit_log``, one JSON object (audit.k8s.io/v1
+        Event, metadata only) a line, once it is answered or a watch begins.
+        """
         self._programs = find_all(("etcd", "kube-apiserver", "kubectl"))
         super().__init__("control plane", folder)
         self._servers: list[Server] = []
@@ -51,6 +61,7 @@ class ControlPlane(Lifetime):
         self._port = 0
         self._etcd_url = ""
         self._http: httpx.AsyncClient | None = None
+        self._audit = audit
 
     @property
     def url(self) -> str:
@@ -63,6 +74,10 @@ class ControlPlane(Lifetime):
     @property
     def user_kubeconfig(self) -> Path:
         return self.folder / "user.kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        return self.folder / "audit.log"
 
     @property
     def kubectl_program(self) -> Path:
@@ -197,6 +212,14 @@ class ControlPlane(Lifetime):
             "wait", "--for=condition=Established", "--timeout=60s", "-f", str(folder)
         )
 
+    async def service_account_token(self, namespace: str, name: str, audience: str) -> str:
+        """A token of the ServiceAccount for this audience, good for a day."""
+        token = await self.kubectl(
+            *("-n", namespace, "create", "token", name),
+            *(f"--audience={audience}", "--duration=24h"),
+        )
+        return token.strip()
+
     async def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
         """A kubeconfig with a fresh token of a ServiceAccount that exists."""
         token = await self.kubectl("create", "token", name, "--namespace", namespace)
@@ -264,11 +287,17 @@ class ControlPlane(Lifetime):
                 "--endpoint-reconciler-type=none",
                 f"--cert-dir={folder / 'api-server'}",
                 "--profiling=false",
+                *(self._audit_options() if self._audit else ()),
             ],
             folder / "kube-apiserver.log",
         )
         self._etcd_url = etcd_url
         self._servers = [etcd, api_server]
+
+    def _audit_options(self) -> tuple[str, ...]:
+        policy = self.folder / "audit-policy.json"
+        policy.write_text(json.dumps(_AUDIT_POLICY))
+        return (f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_log}")
 
     async def _start_servers(self) -> None:
         etcd, api_server = self._servers

@@ -18,6 +18,7 @@ KUBERNETES_VERSION = "v1.36.3"
 ETCD_VERSION = "v3.6.16"
 REGISTRY_VERSION = "v3.1.2"
 ORAS_VERSION = "v1.3.6"
+COSIGN_VERSION = "v3.1.3"
 
 _KUBERNETES_VARIABLES = {
     "k8s.io/component-base/version.gitVersion": KUBERNETES_VERSION,
@@ -106,6 +107,7 @@ PARTS: dict[str, Part] = {
             95,
         ),
         Part("oras", ORAS_VERSION, "oras.land/oras/cmd/oras", 10),
+        Part("cosign", COSIGN_VERSION, "github.com/sigstore/cosign/v3/cmd/cosign", 150),
         _kubernetes("kube-controller-manager", 60),
     )
 }

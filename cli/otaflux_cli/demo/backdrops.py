@@ -1,6 +1,6 @@
 """What the story is told on: a cluster, or one host without one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +49,11 @@ class Backdrop(Protocol):
     @property
     def internal_url(self) -> str:
         """The server's internal API."""
+        ...
+
+    @property
+    def internal_headers(self) -> Mapping[str, str]:
+        """What it wants with a request: a token, if any."""
         ...
 
     async def push(self, version: str, image: bytes) -> str:
@@ -127,9 +132,9 @@ async def answers(client: httpx.AsyncClient, url: str) -> bool:
         return False
 
 
-async def ring_of(client: httpx.AsyncClient, internal_url: str, device: str) -> str | None:
+async def ring_of(client: httpx.AsyncClient, backdrop: Backdrop, device: str) -> str | None:
     """The ring of a device, as the server that decides for it sees it."""
-    url = f"{internal_url}/internal/v1/devices/{NAMESPACE}/{device}/explain"
-    answer = (await client.get(url)).raise_for_status().json()
+    url = f"{backdrop.internal_url}/internal/v1/devices/{NAMESPACE}/{device}/explain"
+    answer = (await client.get(url, headers=backdrop.internal_headers)).raise_for_status().json()
     ring: str | None = answer["ring"]
     return ring

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from otaflux_cli.demo.backdrops import (
 )
 
 PARTS = ("etcd", "kube-apiserver", "kubectl", "registry", "oras")
+_SYSTEM, _OPERATOR = "otaflux-system", "otaflux-operator"
 _RESOURCE = f"/apis/otaflux.io/v1alpha1/namespaces/{NAMESPACE}/firmwarerollouts/{ROLLOUT}"
 
 
@@ -44,12 +45,14 @@ class Cluster:
         registry: Registry,
         processes: tuple[Server, ...],
         ports: tuple[int, int],
+        token_file: Path,
     ) -> None:
         self._folder = folder
         self._control_plane = control_plane
         self._registry = registry
         self._processes = processes
         self._device_port, self._internal_port = ports
+        self._token_file = token_file
         self._oras = Oras(folder)
 
     @property
@@ -59,6 +62,10 @@ class Cluster:
     @property
     def internal_url(self) -> str:
         return f"http://127.0.0.1:{self._internal_port}"
+
+    @property
+    def internal_headers(self) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {self._token_file.read_text()}"}
 
     async def push(self, version: str, image: bytes) -> str:
         name = f"thermostat-{version}.bin"
@@ -95,6 +102,7 @@ class Cluster:
                 f"export PATH={self._control_plane.kubectl_program.parent}:"
                 f"{Path(sys.executable).parent}:$PATH",
                 f"export OTAFLUX_SERVER_URL={self.internal_url}",
+                f"export OTAFLUX_SERVER_TOKEN_FILE={self._token_file}",
             ),
             commands=(
                 ("rollouts and groups", "kubectl get fwr,dg"),
@@ -136,11 +144,13 @@ async def cluster(folder: Path, report: Callable[[str], None]) -> AsyncIterator[
         report(f"OCI registry at {registry.host}")
         await control_plane.apply_crds(crds_folder())
         report("kubectl apply -f deploy/crds/: FirmwareRollout and DeviceGroup")
+        token_file = await _operator_token(control_plane, folder)
         device, internal, operator_port = free_port(), free_port(), free_port()
         common = {
             "OTAFLUX_KUBECONFIG": str(control_plane.kubeconfig),
             "OTAFLUX_CREDENTIALS_NAMESPACE": NAMESPACE,
             "OTAFLUX_LOG_FORMAT": "text",
+            "OTAFLUX_REGISTRIES__ALLOWED_NETWORKS": '["127.0.0.0/8"]',
         }
         server = _process(
             "server",
@@ -152,6 +162,7 @@ async def cluster(folder: Path, report: Callable[[str], None]) -> AsyncIterator[
                 "OTAFLUX_LISTEN": f"127.0.0.1:{device}",
                 "OTAFLUX_INTERNAL_LISTEN": f"127.0.0.1:{internal}",
                 "OTAFLUX_DATA_DIR": str(folder / "server"),
+                "OTAFLUX_IDENTITY__KIND": "Open",
             },
         )
         operator = _process(
@@ -161,6 +172,7 @@ async def cluster(folder: Path, report: Callable[[str], None]) -> AsyncIterator[
             common
             | {
                 "OTAFLUX_SERVER_URL": f"http://127.0.0.1:{internal}",
+                "OTAFLUX_SERVER_TOKEN_FILE": str(token_file),
                 "OTAFLUX_LISTEN": f"127.0.0.1:{operator_port}",
             },
         )
@@ -173,7 +185,20 @@ async def cluster(folder: Path, report: Callable[[str], None]) -> AsyncIterator[
                 lambda: answers(client, f"http://127.0.0.1:{operator_port}/healthz")
             )
             report("operator")
-        yield Cluster(folder, control_plane, registry, (server, operator), (device, internal))
+        processes, ports = (server, operator), (device, internal)
+        yield Cluster(folder, control_plane, registry, processes, ports, token_file)
+
+
+async def _operator_token(control_plane: ControlPlane, folder: Path) -> Path:
+    """A file with a token of the operator's ServiceAccount, as a pod has it mounted."""
+    await control_plane.create_namespace(_SYSTEM)
+    await control_plane.kubectl("-n", _SYSTEM, "create", "serviceaccount", _OPERATOR)
+    file = folder / "operator-token"
+    file.touch(mode=0o600)
+    file.write_text(
+        await control_plane.service_account_token(_SYSTEM, _OPERATOR, "otaflux-server")
+    )
+    return file
 
 
 def _process(name: str, module: str, folder: Path, environment: dict[str, str]) -> Server:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,10 @@ class Host:
     @property
     def internal_url(self) -> str:
         return f"http://127.0.0.1:{self._internal_port}"
+
+    @property
+    def internal_headers(self) -> Mapping[str, str]:
+        return {}
 
     async def push(self, version: str, image: bytes) -> str:
         file = self._folder / f"thermostat-{version}.bin"

@@ -130,7 +130,7 @@ async def _find_members(backdrop: Backdrop, stage: Stage, client: httpx.AsyncCli
 async def _members(backdrop: Backdrop, client: httpx.AsyncClient) -> dict[str, list[str]]:
     members: dict[str, list[str]] = {ring: [] for ring in RINGS}
     for device in DEVICES:
-        ring = await ring_of(client, backdrop.internal_url, device)
+        ring = await ring_of(client, backdrop, device)
         if ring is None:
             raise DemoFailed(f"the server knows no ring for {device}")
         members[ring].append(device)

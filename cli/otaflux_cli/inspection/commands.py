@@ -1,5 +1,6 @@
 """`otaflux explain`, `otaflux preview` and `otaflux devices`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,24 @@ ServerOption = Annotated[
         envvar="OTAFLUX_SERVER_URL",
         metavar="URL",
         help="The internal API of the update server; standalone's own unless told otherwise.",
+    ),
+]
+
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="OTAFLUX_SERVER_TOKEN_FILE",
+        metavar="FILE",
+        help="File with the token that the internal API wants; standalone's own wants none.",
+    ),
+]
+AuthorityOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="OTAFLUX_SERVER_CA",
+        metavar="FILE",
+        help="Authorities (PEM) that the certificate of an https:// server is checked against; "
+        "else the system's.",
     ),
 ]
 
@@ -45,6 +64,8 @@ def explain(
     version: Annotated[str | None, typer.Option(help="Explain as if it ran this version.")] = None,
     model: Annotated[str | None, typer.Option(help="Explain as if it were this model.")] = None,
     server: ServerOption = DEFAULT_SERVER,
+    server_token_file: TokenFileOption = None,
+    server_ca: AuthorityOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Explain what a device gets now: the decision, and every rule that was looked at.
@@ -63,7 +84,7 @@ def explain(
     from otaflux_server.explaining import Explanation
 
     _check_device(device)
-    with _server(server) as asked:
+    with _server(server, server_token_file, server_ca) as asked:
         told, data = asked.get(
             *(Explanation, "devices", namespace, device, "explain"),
             version=version,
@@ -89,6 +110,8 @@ def preview(
         int, typer.Option(min=0, max=1000, help="So many devices of each ring are named.")
     ] = 5,
     server: ServerOption = DEFAULT_SERVER,
+    server_token_file: TokenFileOption = None,
+    server_ca: AuthorityOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show which devices each ring of a rollout would take, before anything is released.
@@ -106,7 +129,7 @@ def preview(
     from otaflux_cli.inspection import previews
     from otaflux_server.previewing import Preview
 
-    with _server(server) as asked:
+    with _server(server, server_token_file, server_ca) as asked:
         told, data = asked.get(
             *(Preview, "rollouts", namespace, rollout, "preview"), digest=digest, limit=limit
         )
@@ -143,6 +166,8 @@ def devices(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Show at most so many.")] = 1000,
     server: ServerOption = DEFAULT_SERVER,
+    server_token_file: TokenFileOption = None,
+    server_ca: AuthorityOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List devices: what they run, which rollout and ring they are in, how far they are.
@@ -172,7 +197,7 @@ def devices(
         "model": model,
         "seenWithin": _seconds("--seen-within", seen_within),
     }
-    with _server(server) as asked:
+    with _server(server, server_token_file, server_ca) as asked:
         found = listings.read(asked, limit, **filters)
     if found.devices or output is Output.JSON:
         columns, rows = listings.table_of(found.devices, datetime.now(UTC))
@@ -185,10 +210,10 @@ def devices(
         remark(f"There are more than these {limit}: raise --limit, or filter.")
 
 
-def _server(url: str) -> "InternalServer":
+def _server(url: str, token_file: Path | None, ca: Path | None) -> "InternalServer":
     from otaflux_cli.inspection.servers import InternalServer
 
-    return InternalServer(url)
+    return InternalServer(url, token_file=token_file, ca=ca)
 
 
 def _check_device(device: str) -> None:

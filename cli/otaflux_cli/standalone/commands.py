@@ -41,7 +41,9 @@ def standalone(
     not valid is logged and leaves the last valid content in use. Artifacts come from the layout
     for what it holds, and from registries for the rest. The update server's other settings apply
     too (docs/reference/settings.md): OTAFLUX_NATIVE__DEFAULT_DEVICE=kitchen-1 admits one client
-    that sends no device id.
+    that sends no device id. Where OTAFLUX_IDENTITY__KIND is not set, devices are believed to be
+    what they say; where OTAFLUX_INTERNAL__AUTHENTICATION is not, whoever reaches the internal
+    address may ask it.
 
     [bold]Examples[/bold]
 
@@ -163,7 +165,12 @@ def _settings(listen: str, internal_listen: str, data: Path) -> "Settings":
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
-    from otaflux_server.settings import Settings, address
+    from otaflux_server.settings import (
+        IdentityKind,
+        InternalAuthentication,
+        Settings,
+        address,
+    )
 
     for option, text in (("--listen", listen), ("--internal-listen", internal_listen)):
         try:
@@ -171,7 +178,9 @@ def _settings(listen: str, internal_listen: str, data: Path) -> "Settings":
         except ValueError as error:
             raise UserError(f"{option} {text!r}: {error}", exit_code=WRONG_USAGE) from None
     try:
-        return Settings(listen=listen, internal_listen=internal_listen, data_dir=data / "server")
+        settings = Settings(
+            listen=listen, internal_listen=internal_listen, data_dir=data / "server"
+        )
     except SettingsError as error:
         raise UserError(str(error), exit_code=WRONG_USAGE) from None
     except ValidationError as error:
@@ -180,6 +189,12 @@ def _settings(listen: str, internal_listen: str, data: Path) -> "Settings":
             for found in error.errors(include_input=False, include_url=False)
         ]
         raise UserError("; ".join(problems), exit_code=WRONG_USAGE) from None
+    identity, internal = settings.identity, settings.internal
+    if identity.kind is None:
+        identity = identity.model_copy(update={"kind": IdentityKind.OPEN})
+    if "authentication" not in internal.model_fields_set:  # there is no API server to ask
+        internal = internal.model_copy(update={"authentication": InternalAuthentication.NONE})
+    return settings.model_copy(update={"identity": identity, "internal": internal})
 
 
 def _write_example(manifests: Path) -> None:

@@ -84,7 +84,12 @@ class StoredResources:
 
 
 class LocalPublications:
-    """`Publications`: kept in the database, and in use by the server when the call returns."""
+    """`Publications`: kept in the database, and in use by the server when the call returns.
+
+    They never leave the process: nothing is signed.
+    """
+
+    problem = ""
 
     def __init__(self, database: Database, policies: PolicyStore) -> None:
         self._database = database

@@ -79,7 +79,10 @@ async def standalone(
         await folder.load()
         credentials = PullCredentials()
         places = ArtifactPlaces(
-            layout, credentials, max_artifact_bytes=settings.artifacts.max_artifact_bytes
+            layout,
+            credentials,
+            settings.registries,
+            max_artifact_bytes=settings.artifacts.max_artifact_bytes,
         )
         server = await stack.enter_async_context(
             UpdateServer(settings, artifact_source=places.pull, credentials=credentials)
@@ -98,7 +101,6 @@ async def standalone(
                 sources=LocalSources(places),
             ),
             timing or _TIMING,
-            epoch=0,
         )
         tasks = (
             asyncio.create_task(operator.run(), name="operator"),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from otaflux_oci import ImageLayout, NotFound, Repository, Source
+from otaflux_oci import ImageLayout, NotFound, RegistrySettings, Repository, Source
 from otaflux_operator import registries
 from otaflux_policy.contract import Artifact
 from otaflux_policy.credentials import RegistryAccess
@@ -20,11 +20,18 @@ class ArtifactPlaces:
     """Opens the source of a repository, for the operator (`open`) and the server (`pull`)."""
 
     def __init__(
-        self, layout: Path | None, credentials: PullCredentials, *, max_artifact_bytes: int
+        self,
+        layout: Path | None,
+        credentials: PullCredentials,
+        settings: RegistrySettings,
+        *,
+        max_artifact_bytes: int,
     ) -> None:
         self._layout = None if layout is None else ImageLayout(layout)
-        self._lookups = registries.RegistrySources()
-        self._pulls = RegistrySources(credentials, max_artifact_bytes=max_artifact_bytes)
+        self._lookups = registries.RegistrySources(settings)
+        self._pulls = RegistrySources(
+            credentials, settings, max_artifact_bytes=max_artifact_bytes
+        )
 
     @asynccontextmanager
     async def open(

@@ -13,7 +13,9 @@ from otaflux_operator.engine.observations import (
     Failure,
     Found,
     Observation,
+    Proof,
     Resolution,
+    Unverified,
 )
 from otaflux_operator.engine.outcomes import Outcome, Waiting
 
@@ -24,7 +26,9 @@ __all__ = [
     "Found",
     "Observation",
     "Outcome",
+    "Proof",
     "Resolution",
+    "Unverified",
     "Waiting",
     "advance",
 ]

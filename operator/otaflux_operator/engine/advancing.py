@@ -7,10 +7,12 @@ from otaflux_operator.conditions import Verdict, conditions
 from otaflux_operator.engine import policies, releases, rollbacks
 from otaflux_operator.engine.deadlines import ENDED, keep_pauses
 from otaflux_operator.engine.drafts import Draft, Objection, Standing
+from otaflux_operator.engine.inheriting import inherit
 from otaflux_operator.engine.messages import message
 from otaflux_operator.engine.observations import Observation
 from otaflux_operator.engine.outcomes import Outcome
 from otaflux_operator.engine.rings import advance_rings
+from otaflux_operator.engine.signatures import objection, trusted
 from otaflux_operator.engine.situations import Situation
 from otaflux_operator.engine.support import unsupported
 from otaflux_operator.engine.trips import notice_failure
@@ -34,10 +36,13 @@ def advance(
 
     `now` is an aware time. Times are recorded in whole seconds, as a status holds them.
     """
+    if observation.unpublishable:
+        return _unpublishable(rollout, observation, now, epoch)
     second = now.replace(microsecond=0)
+    observation = trusted(observation, rollout.spec)
     draft = Draft.of(rollout, second)
     draft.unsupported = unsupported(rollout.spec)
-    releases.inherit(draft, rollout, observation, second)
+    inherit(draft, rollout, observation, second)
     keep_pauses(draft, rollout, second)
     releases.end_aborted(draft, rollout, second)
     rollbacks.by_hand(draft, rollout, observation, second)
@@ -46,6 +51,7 @@ def advance(
     releases.promote(draft, rollout, observation, second)
     notice_failure(draft, observation, second)
     rollbacks.by_failure(draft, rollout, observation, second)
+    draft.untrusted = objection(draft, observation.resolution)
     stable = draft.stable
     advance_rings(draft, rollout, observation, second)
     if draft.stable is not stable:
@@ -57,6 +63,22 @@ def advance(
     if policies.is_too_large(policy):
         return _oversized(rollout, observation, now, epoch)
     return _outcome(Situation(rollout, draft, observation, policy, second), now, epoch)
+
+
+def _unpublishable(
+    rollout: FirmwareRollout, observation: Observation, now: datetime, epoch: int
+) -> Outcome:
+    """Nothing at all can be published: the status runs ahead of that in nothing but failures."""
+    second = now.replace(microsecond=0)
+    draft = Draft.of(rollout, second)
+    notice_failure(draft, observation, second)
+    published = observation.published if observation.mine else None
+    objection = Objection(
+        Reason.SIGNING_KEY_UNUSABLE,
+        f"Nothing can be published: {observation.unpublishable}. What is published stays as it is.",
+    )
+    situation = Situation(rollout, draft, observation, published, second, unpublishable=objection)
+    return _outcome(situation, now, epoch)
 
 
 def _oversized(
@@ -85,7 +107,7 @@ def _oversized(
         "DeviceGroups stand for lists of names. What is published stays as it is.",
     )
     return _outcome(
-        Situation(rollout, draft, observation, policy, second, oversized=objection), now, epoch
+        Situation(rollout, draft, observation, policy, second, unpublishable=objection), now, epoch
     )
 
 
@@ -97,7 +119,7 @@ def _outcome(situation: Situation, now: datetime, epoch: int) -> Outcome:
     writing = False
     if policy is not None and published is not None and policies.is_same(policy, published):
         policy = published
-    elif policy is not None:
+    elif policy is not None and not observation.unpublishable:
         policy, writing = policies.seal(policy, observation.published, epoch, now), True
     situation = replace(situation, policy=policy, writing=writing)
     verdicts = tuple(
@@ -139,12 +161,18 @@ def _status(situation: Situation, verdicts: tuple[Verdict, ...]) -> RolloutStatu
         paused_at=draft.paused_at,
         policy=PolicyStatus(
             config_map=policy_object_name(metadata.name),
-            revision=situation.revision,
+            revision=situation.revision or _last_revision(situation),
             served_revision=served or (before.policy.served_revision if before.policy else ""),
         ),
         history=draft.kept_history(rollout.spec.history_limit),
         conditions=conditions(before.conditions, verdicts, metadata.generation, now),
     )
+
+
+def _last_revision(situation: Situation) -> str:
+    """While nothing can be read or published: that which was."""
+    before = situation.rollout.status.policy
+    return before.revision if before is not None and situation.observation.unpublishable else ""
 
 
 def _updated(draft: Draft, opened: list[RingStatus]) -> str:

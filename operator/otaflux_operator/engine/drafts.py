@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from otaflux_operator.engine.judgements import Judgement
-from otaflux_operator.engine.observations import Found, Observation
+from otaflux_operator.engine.observations import Found, Observation, Proof
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import (
     FirmwareRollout,
@@ -17,8 +17,14 @@ from otaflux_operator.resources import (
     RolloutStatus,
     TripStatus,
 )
-from otaflux_operator.resources.statuses import HISTORY_LENGTH, ReleaseArtifact
-from otaflux_policy.contract import Artifact, Release
+from otaflux_operator.resources.statuses import (
+    HISTORY_LENGTH,
+    ReleaseArchive,
+    ReleaseArtifact,
+    ReleaseCompatibility,
+    ReleaseVerification,
+)
+from otaflux_policy.contract import Archive, Artifact, Release
 
 
 class Standing(StrEnum):
@@ -54,7 +60,8 @@ class Draft:
     """What is decided so far. `release` is the run's; while rolling back, the one taken back.
 
     `unsupported` objects to the spec, `refused` to the artifact that it names, `unreachable` to
-    the way back: what spec.rollback names, or what came after. `trip` is latched for the run;
+    the way back: what spec.rollback names, or what came after, `untrusted` to the release, which
+    does not verify by the keys as they are now. `trip` is latched for the run;
     `rollback` is the way back that the run is, or was.
     """
 
@@ -69,6 +76,7 @@ class Draft:
     unsupported: Objection | None = None
     refused: Objection | None = None
     unreachable: Objection | None = None
+    untrusted: Objection | None = None
     trip: TripStatus | None = None
     rollback: RollbackStatus | None = None
     paused_at: datetime | None = None
@@ -109,7 +117,7 @@ class Draft:
 
     def next_run(self, observation: Observation) -> int:
         """A number above every run that was ever known for the name."""
-        # That of the published policy is in ours by now (`releases.inherit`).
+        # That of the published policy is in ours by now (`inheriting`).
         said = observation.answer.said
         return 1 + max(self.run, said.run if said is not None else 0)
 
@@ -130,6 +138,7 @@ class Draft:
             finished_at=now,
             message=message,
             artifact=release.artifact,
+            compatibility=release.compatibility,
         )
         self.history = [entry, *self.history]
         self.release = release.model_copy(update={"finished_at": now})
@@ -175,7 +184,22 @@ def status_of(release: Release) -> ReleaseStatus:
         digest=release.digest,
         size=release.firmware.size,
         artifact=status_artifact(release.firmware),
+        compatibility=release_compatibility(release.firmware.models, release.min_version),
     )
+
+
+def release_compatibility(
+    models: tuple[str, ...], min_version: str | None
+) -> ReleaseCompatibility | None:
+    """As a status has it; None where it says nothing."""
+    if not models and min_version is None:
+        return None
+    return ReleaseCompatibility(models=",".join(models), min_version=min_version)
+
+
+def release_verification(proof: Proof | None) -> ReleaseVerification | None:
+    """As a status has it."""
+    return None if proof is None else ReleaseVerification(key=proof.key, at=proof.at)
 
 
 def status_artifact(artifact: Artifact) -> ReleaseArtifact:
@@ -186,6 +210,18 @@ def status_artifact(artifact: Artifact) -> ReleaseArtifact:
         media_type=artifact.media_type,
         repository=artifact.repository,
         insecure=artifact.insecure,
+        archive=_archive(artifact.archive),
+    )
+
+
+def _archive(archive: Archive | None) -> ReleaseArchive | None:
+    if archive is None:
+        return None
+    return ReleaseArchive(
+        digest=archive.digest,
+        size=archive.size,
+        media_type=archive.media_type,
+        path=archive.path,
     )
 
 

@@ -2,24 +2,26 @@
 
 from typing import Any
 
-from otaflux_operator.resources import FirmwareRollout
+from otaflux_operator.engine.compatibilities import compatibility
+from otaflux_operator.resources import FirmwareRollout, ReleaseStatus
 from otaflux_policy.contract import Policy
 
 
-def is_as_published(rollout: FirmwareRollout, published: Policy) -> bool:
+def is_as_published(rollout: FirmwareRollout, release: ReleaseStatus, published: Policy) -> bool:
     """Whether by the published policy the same devices are in the same rings, and count."""
-    return _asked(rollout) == _published(published)
+    return _asked(rollout, release) == _published(published)
 
 
-def _asked(rollout: FirmwareRollout) -> list[Any]:
+def _asked(rollout: FirmwareRollout, release: ReleaseStatus) -> list[Any]:
     spec = rollout.spec
+    admitted = compatibility(spec, release)
     return [
         [
             (ring.name, ring.percent, ring.device_selector and ring.device_selector.model_dump())
             for ring in spec.rings
         ],
         spec.device_selector.model_dump(),
-        (spec.compatibility.models, spec.compatibility.min_version),
+        (admitted.models, admitted.min_version),
         (spec.device_timeout.seconds, spec.active_within.seconds, spec.confirmation),
         spec.priority,
     ]

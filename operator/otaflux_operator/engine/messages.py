@@ -51,7 +51,7 @@ def _now(situation: Situation) -> str:
         text = _taken_back(situation, release.version)
     elif draft.standing is Standing.COMPLETED:
         text = f"{release.version} is released to every ring."
-    elif situation.oversized is not None:
+    elif situation.unpublishable is not None:
         text = f"{release.version} goes on as published."
     elif situation.failed is not None:
         text = f"{release.version} is stopped. {situation.failed.message}"

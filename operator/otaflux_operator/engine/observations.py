@@ -16,10 +16,20 @@ SKEW = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """A signature that holds: the name of the key that made it, and when that was found."""
+
+    key: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """A release as the registry has it: what `spec.artifact` was resolved to.
 
-    `by_range`: from a range of versions, which never moves down.
+    `by_range`: from a range of versions, which never moves down. `models` and `min_version`: what
+    its manifest says of the devices that it is for. `proof`: where `spec.verify` asks for one; by
+    the keys as they are now.
     """
 
     version: str
@@ -27,6 +37,9 @@ class Found:
     artifact: Artifact
     at: datetime
     by_range: bool = False
+    models: tuple[str, ...] = ()
+    min_version: str | None = None
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +52,27 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Unverified:
+    """What `spec.artifact` was resolved to and may not be released, and why (`spec.verify`)."""
+
+    version: str
+    digest: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Resolution:
-    """How far the artifact of this very spec is resolved: `found` survives a later `failure`."""
+    """How far the artifact of this very spec is resolved: `found` survives a later `failure`.
+
+    With `spec.verify`, only as long as it is known to verify by the keys as they are now; what does
+    not is `unverified`. `current`: the same of the current release, where that is another one.
+    """
 
     found: Found | None = None
     failure: Failure | None = None
+    unverified: Unverified | None = None
+    current: Unverified | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +109,15 @@ class Observation:
 
     `published` is the policy that servers read now (None: none, or an unusable one); `mine`:
     it is owned by this very object, not by one of the same name before it; `damaged`: it has to be
-    written again even if it says the right thing.
+    written again even if it says the right thing. `unpublishable`: why nothing can be published
+    now, whatever it says; empty: it can.
     """
 
     resolution: Resolution = Resolution()
     published: Policy | None = None
     mine: bool = False
     damaged: bool = False
+    unpublishable: str = ""
     answer: Answer = Answer()
 
     def served(self, now: datetime) -> ServedRollout | None:

@@ -2,18 +2,22 @@
 
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import TypeVar
 
 from otaflux_oci import OciError, Repository
+from otaflux_operator.engine.compatibilities import compatibility
 from otaflux_operator.engine.drafts import Draft, Standing
 from otaflux_operator.engine.observations import Observation
 from otaflux_operator.engine.support import windows
+from otaflux_operator.epochs import GREATEST
 from otaflux_operator.resources import FirmwareRollout, Phase, ReleaseStatus
 from otaflux_operator.resources.rings import Ring as RingSpec
+from otaflux_operator.resources.statuses import ReleaseArchive
 from otaflux_policy import canonical
 from otaflux_policy.contract import (
     POLICY_LIMIT,
+    Archive,
     Artifact,
-    Compatibility,
     FailureRule,
     Policy,
     Release,
@@ -21,13 +25,13 @@ from otaflux_policy.contract import (
     Ring,
     State,
 )
+from otaflux_policy.groups import Group
 from otaflux_policy.windows import Window
 
 ROLLBACK_FROM_LIMIT = 50
 """Runs since the stable release that a policy lists; the latest count."""
 
-_GREATEST = 2**53 - 1
-"""The greatest number with a canonical form (RFC 8785, section 3.2.2.3)."""
+Content = TypeVar("Content", Policy, Group)
 
 _UNWRITTEN = {"epoch": 0, "sequence": 0}
 _NEVER = (Window(schedule="0 0 29 2 *", duration=1),)
@@ -47,9 +51,7 @@ def build(draft: Draft, rollout: FirmwareRollout, observation: Observation) -> P
         created_at=rollout.metadata.creation_timestamp or _EPOCH_START,
         priority=spec.priority,
         device_selector=spec.device_selector.contract(),
-        compatibility=Compatibility(
-            models=spec.compatibility.models, min_version=spec.compatibility.min_version
-        ),
+        compatibility=compatibility(spec, draft.release),
         run=draft.run,
         target=_release(draft.release, observation, credentials),
         stable=_release(draft.stable, observation, credentials),
@@ -67,23 +69,23 @@ def build(draft: Draft, rollout: FirmwareRollout, observation: Observation) -> P
     )
 
 
-def is_same(policy: Policy, other: Policy) -> bool:
+def is_same(item: Content, other: Content) -> bool:
     """Whether both say the same, whenever they were written."""
     # By what is written: models also differ in which fields were set by hand.
-    return canonical.revision(policy.model_copy(update=_UNWRITTEN)) == canonical.revision(
+    return canonical.revision(item.model_copy(update=_UNWRITTEN)) == canonical.revision(
         other.model_copy(update=_UNWRITTEN)
     )
 
 
-def seal(policy: Policy, before: Policy | None, epoch: int, now: datetime) -> Policy:
-    """The policy ready to be written after `before`.
+def seal(item: Content, before: Content | None, epoch: int, now: datetime) -> Content:
+    """The policy or group ready to be written after `before`.
 
     The sequence is the time in milliseconds where that is greater, so that it also grows where
     nothing tells what was written before.
     """
     previous = before.sequence if before is not None and before.epoch == epoch else 0
-    sequence = min(max(previous + 1, int(now.timestamp() * 1000)), _GREATEST)
-    return canonical.seal(policy.model_copy(update={"epoch": epoch, "sequence": sequence}))
+    sequence = min(max(previous + 1, int(now.timestamp() * 1000)), GREATEST)
+    return canonical.seal(item.model_copy(update={"epoch": epoch, "sequence": sequence}))
 
 
 def is_too_large(policy: Policy) -> bool:
@@ -126,6 +128,7 @@ def _release(
     if status is None:
         return None
     if (known := status.artifact) is not None:
+        own = status.compatibility
         artifact = Artifact(
             digest=known.digest,
             size=known.size,
@@ -133,13 +136,28 @@ def _release(
             repository=known.repository,
             insecure=known.insecure,
             credentials=credentials.entry(known.digest, known.repository),
+            archive=_archive(known.archive),
+            models=own.listed if own is not None else (),
         )
-        return Release(version=status.version, digest=status.digest, artifacts=(artifact,))
+        return Release(
+            version=status.version,
+            digest=status.digest,
+            artifacts=(artifact,),
+            min_version=own.min_version if own is not None else None,
+        )
     published = observation.published
     for release in published.releases if published is not None and observation.mine else ():
         if release.digest == status.digest:
             return release
     return None
+
+
+def _archive(known: ReleaseArchive | None) -> Archive | None:
+    if known is None:
+        return None
+    return Archive(
+        digest=known.digest, size=known.size, media_type=known.media_type, path=known.path
+    )
 
 
 def _ring(draft: Draft, ring: RingSpec) -> Ring:

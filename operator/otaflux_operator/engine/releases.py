@@ -2,122 +2,30 @@
 
 from datetime import datetime
 
-from otaflux_operator.engine import rollbacks, trips
+from otaflux_operator.engine import rollbacks
+from otaflux_operator.engine.compatibilities import excluded
 from otaflux_operator.engine.drafts import (
     ENDED_BADLY,
     Draft,
     Objection,
     Standing,
     names,
+    release_compatibility,
+    release_verification,
     status_artifact,
-    status_of,
 )
 from otaflux_operator.engine.observations import Found, Observation
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import (
     FirmwareRollout,
+    FirmwareRolloutSpec,
     HistoryEntry,
     Phase,
     ReleaseStatus,
-    RingPhase,
-    RingStatus,
     RollbackCause,
-    TripStatus,
 )
 from otaflux_policy import versions
-from otaflux_policy.contract import Downgrade, Policy, Release, State
-
-
-def inherit(
-    draft: Draft, rollout: FirmwareRollout, observation: Observation, now: datetime
-) -> None:
-    """Takes over what the published policy is ahead of the status.
-
-    The policy is written first: whoever stopped between the two writes left it ahead, as does a
-    status write that met a conflict, after which the spec may say something else. Of a
-    policy of an earlier object of the same name only the number of its run counts.
-    """
-    published = observation.published
-    if published is None:
-        return
-    if not observation.mine:
-        draft.run = max(draft.run, published.run)
-        return
-    if rollout.status.observed_generation == 0:
-        _restore(draft, published, rollout, observation, now)
-    elif published.run > draft.run and published.target is not None:
-        _catch_up(draft, published, published.target, rollout, observation, now)
-    if published.run == draft.run and draft.candidate is None:
-        draft.candidate = _status(published.candidate)
-    same_run = published.run == draft.run and _has_target(published, draft.release)
-    draft.run = max(draft.run, published.run)
-    if published.rolling_back or not same_run:
-        return
-    stable, target = published.stable, published.target
-    completed = stable is not None and target is not None and stable.digest == target.digest
-    if completed and draft.standing is Standing.LIVE:
-        draft.complete(now)
-    if published.state is State.ABORTED:
-        draft.abort(now)
-    for ring in published.rings:
-        known = draft.rings.get(ring.name, RingStatus(name=ring.name))
-        if ring.open and known.opened_at is None:
-            draft.rings[ring.name] = known.model_copy(
-                update={"phase": RingPhase.OPEN, "opened_at": now}
-            )
-    if published.tripped:
-        draft.trip = _trip(draft, published, observation, now)
-
-
-def _catch_up(
-    draft: Draft,
-    published: Policy,
-    target: Release,
-    rollout: FirmwareRollout,
-    observation: Observation,
-    now: datetime,
-) -> None:
-    """The published policy is a run ahead: that run is the current one."""
-    found = observation.resolution.found
-    release, candidate = draft.release, draft.candidate
-    same = release is not None and release.digest == target.digest
-    if published.rolling_back and same:
-        rollbacks.resume(draft, rollout, observation, published.run, now)
-    elif draft.standing is Standing.COMPLETED and same and not published.rolling_back:
-        draft.run, draft.handled_token = published.run, rollout.spec.retry_token
-    elif not published.rolling_back and candidate is not None and candidate.digest == target.digest:
-        _promote(draft, published.run, now)
-    elif not published.rolling_back and found is not None and found.digest == target.digest:
-        draft.candidate = _candidate(draft, found)
-        _promote(draft, published.run, now)
-    elif not published.rolling_back and release is not None and same:
-        draft.candidate = release
-        _promote(draft, published.run, now)
-    else:
-        # The status is older than that, as from a backup.
-        if draft.standing is Standing.LIVE:
-            draft.record(Phase.SUPERSEDED, f"{target.version} took its place", now)
-        draft.rings, draft.trip, draft.rollback = {}, None, None
-        _restore(draft, published, rollout, observation, now)
-
-
-def _trip(draft: Draft, published: Policy, observation: Observation, now: datetime) -> TripStatus:
-    """The trip that was published; where it was lost, as servers tell it, else without numbers.
-
-    One that was lost is noted as of `now`.
-    """
-    known = draft.trip
-    if known is not None and not trips.is_bare(known):
-        return known
-    if (again := trips.known_trip(draft, observation, now)) is not None:
-        return again.model_copy(update={"at": now})
-    opened = [ring.name for ring in published.rings if ring.open]
-    return known or TripStatus(ring=opened[-1] if opened else "", failed=0, updated=0, at=now)
-
-
-def _has_target(published: Policy, release: ReleaseStatus | None) -> bool:
-    target = published.target
-    return target is not None and release is not None and target.digest == release.digest
+from otaflux_policy.contract import Downgrade, State
 
 
 def end_aborted(draft: Draft, rollout: FirmwareRollout, now: datetime) -> None:
@@ -134,12 +42,19 @@ def choose_candidate(
 
     A `retryToken` counts once, and not while `spec.rollback` takes the same release back.
     """
-    found = observation.resolution.found
-    if found is None or draft.unsupported is not None or rollbacks.awaits_hand(draft, rollout):
+    found, unverified = observation.resolution.found, observation.resolution.unverified
+    if draft.unsupported is not None or rollbacks.awaits_hand(draft, rollout):
+        return
+    if unverified is not None:
+        draft.refused = Objection(unverified.reason, unverified.message)
+        draft.candidate = None
+        return
+    if found is None:
         return
     by_hand = rollbacks.asked_by_hand(draft, rollout)
     retry = rollout.spec.retry_token != draft.handled_token and not by_hand
     if _is_released(draft, found):
+        _learn(draft, found)
         older = _going_down(draft, found, rollout.spec.downgrade)
         if retry and older is not None:
             # The token waits for `downgrade: Allow`.
@@ -158,10 +73,10 @@ def choose_candidate(
         draft.candidate = None
         return
     draft.refused = _taken_back_by_hand(found, rollout) or _objection(
-        draft, found, rollout.spec.downgrade, retry
+        draft, found, rollout.spec, retry
     )
     kept = found.by_range and is_older(found, draft.release)
-    draft.candidate = None if draft.refused or kept else _candidate(draft, found)
+    draft.candidate = None if draft.refused or kept else as_candidate(draft, found)
 
 
 def _failed(draft: Draft, observation: Observation, now: datetime) -> bool | None:
@@ -178,7 +93,7 @@ def _keep(draft: Draft, found: Found, *, again: bool, by_hand: bool) -> None:
     assert draft.release is not None
     admitted = draft.candidate is not None and draft.candidate.digest == found.digest
     if draft.standing is not Standing.COMPLETED and not by_hand and (again or admitted):
-        draft.candidate = _candidate(draft, found)
+        draft.candidate = as_candidate(draft, found)
     else:
         draft.candidate = None
         if draft.taken_back and (
@@ -236,7 +151,7 @@ def promote(
     """The candidate becomes the release once the servers stored it, and the stable one."""
     active = rollout.spec.state is State.ACTIVE and draft.unsupported is None
     if active and is_stored(draft, observation, now):
-        _promote(draft, draft.next_run(observation), now)
+        begin(draft, draft.next_run(observation), now)
         draft.handled_token = rollout.spec.retry_token
 
 
@@ -250,6 +165,7 @@ def is_stored(draft: Draft, observation: Observation, now: datetime) -> bool:
         return False
     return (
         draft.candidate.digest == published.candidate.digest
+        and draft.candidate.digest == found.digest
         and found.artifact.digest == published.candidate.firmware.digest
         and said.stored(published.candidate.firmware.digest)
         and (published.stable is None or said.stored(published.stable.firmware.digest))
@@ -262,7 +178,8 @@ def _is_released(draft: Draft, found: Found) -> bool:
     return draft.release is not None and draft.release.digest == found.digest
 
 
-def _candidate(draft: Draft, found: Found) -> ReleaseStatus:
+def as_candidate(draft: Draft, found: Found) -> ReleaseStatus:
+    """What was found as a status has it; since when it was known stays."""
     known = draft.candidate
     same = known is not None and known.digest == found.digest
     return ReleaseStatus(
@@ -271,16 +188,20 @@ def _candidate(draft: Draft, found: Found) -> ReleaseStatus:
         size=found.artifact.size,
         resolved_at=(known.resolved_at if known is not None and same else None) or found.at,
         artifact=status_artifact(found.artifact),
+        compatibility=release_compatibility(found.models, found.min_version),
+        verification=release_verification(found.proof),
     )
 
 
-def _objection(draft: Draft, found: Found, downgrade: Downgrade, retry: bool) -> Objection | None:
+def _objection(
+    draft: Draft, found: Found, spec: FirmwareRolloutSpec, retry: bool
+) -> Objection | None:
     admitted = draft.candidate is not None and draft.candidate.digest == found.digest
     if taken := _version_taken(draft, found):
         return taken
     if draft.failed_before(found.digest) and not (retry or admitted):
         return _failed_before(found)
-    return _going_down(draft, found, downgrade)
+    return excluded(spec, found) or _going_down(draft, found, spec.downgrade)
 
 
 def _going_down(draft: Draft, found: Found, downgrade: Downgrade) -> Objection | None:
@@ -331,6 +252,21 @@ def _rename(draft: Draft, found: Found) -> None:
         draft.stable = draft.stable.model_copy(update=renamed)
 
 
+def _learn(draft: Draft, found: Found) -> None:
+    """What the status does not know of the release: it was lost, or keys changed since."""
+    release, proof = draft.release, found.proof
+    assert release is not None
+    learned: dict[str, object] = {
+        "compatibility": release_compatibility(found.models, found.min_version)
+    }
+    known = release.verification
+    if proof is not None and (known is None or known.key != proof.key):
+        learned["verification"] = release_verification(proof)
+    draft.release = release.model_copy(update=learned)
+    if draft.stable is not None and draft.stable.digest == found.digest:
+        draft.stable = draft.stable.model_copy(update=learned)
+
+
 def _failed_before(found: Found) -> Objection:
     return Objection(
         Reason.RELEASE_FAILED_BEFORE,
@@ -339,7 +275,8 @@ def _failed_before(found: Found) -> Objection:
     )
 
 
-def _promote(draft: Draft, run: int, now: datetime) -> None:
+def begin(draft: Draft, run: int, now: datetime) -> None:
+    """The candidate becomes the release, in a run of its own."""
     candidate, release = draft.candidate, draft.release
     assert candidate is not None
     if draft.standing is Standing.LIVE:
@@ -351,46 +288,3 @@ def _promote(draft: Draft, run: int, now: datetime) -> None:
     draft.candidate, draft.rings, draft.trip, draft.rollback = None, {}, None, None
     # What spec.rollback was objected for was about the release before.
     draft.unreachable = None
-
-
-def _restore(
-    draft: Draft,
-    published: Policy,
-    rollout: FirmwareRollout,
-    observation: Observation,
-    now: datetime,
-) -> None:
-    """The status was lost, the policy is this very object's: go on from there."""
-    draft.run, draft.standing = published.run, Standing.LIVE
-    draft.stable, draft.candidate = _status(published.stable), _status(published.candidate)
-    draft.release = _status(published.target)
-    if draft.release is None:
-        return
-    if published.rolling_back:
-        draft.standing = Standing.ROLLING_BACK
-        draft.rollback = rollbacks.made_up(draft, rollout, observation, now)
-    elif draft.stable is not None and draft.stable.digest == draft.release.digest:
-        draft.standing = Standing.COMPLETED
-    elif published.state is State.ABORTED:
-        draft.standing = Standing.ABORTED
-    ended = None if draft.standing is Standing.LIVE else now
-    draft.release = draft.release.model_copy(update={"started_at": now, "finished_at": ended})
-    _remember(draft, draft.release, published, now)
-
-
-def _remember(draft: Draft, release: ReleaseStatus, published: Policy, now: datetime) -> None:
-    """What ended badly is in the history again, so that it is not released unasked."""
-    if draft.standing not in ENDED_BADLY or draft.failed_before(release.digest):
-        return
-    aborted = draft.standing is Standing.ABORTED
-    runs = [known.run for known in published.rollback_from if known.digest == release.digest]
-    draft.record(
-        Phase.ABORTED if aborted else Phase.ROLLED_BACK,
-        "known from the published policy: the status was lost",
-        now,
-        max(runs, default=draft.run),
-    )
-
-
-def _status(release: Release | None) -> ReleaseStatus | None:
-    return None if release is None else status_of(release)

@@ -28,9 +28,10 @@ def advance_rings(
 ) -> None:
     """Completes open rings, opens the next ones, and ends the run when all are complete.
 
-    Nothing moves while the spec is not `Active` or not supported, nor after a ring failed. A ring
-    that is renamed is another ring. One that was open stays in the status when it is deleted, so
-    that it is open again where it comes back in the same run.
+    Nothing moves while the spec is not `Active` or not supported, nor after a ring failed, nor
+    while the release does not verify by the keys as they are. A ring that is renamed is another
+    ring. One that was open stays in the status when it is deleted, so that it is open again where
+    it comes back in the same run.
     """
     before = draft.rings
     draft.rings = {}
@@ -39,6 +40,7 @@ def advance_rings(
         live
         and rollout.spec.state is State.ACTIVE
         and draft.unsupported is None
+        and draft.untrusted is None
         and draft.trip is None
     )
     counted = _counted(draft, rollout, observation, now)
@@ -98,7 +100,7 @@ def _counted(
     published = observation.published
     if counted.counts is None or published is None:
         return counted
-    if not is_as_published(rollout, published):
+    if not is_as_published(rollout, draft.release, published):
         return Counted(problem="the rings were edited, and are counted anew")
     return counted
 

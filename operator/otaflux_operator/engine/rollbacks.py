@@ -260,6 +260,7 @@ def _of(entry: HistoryEntry) -> ReleaseStatus:
         started_at=entry.started_at,
         finished_at=entry.finished_at,
         artifact=entry.artifact,
+        compatibility=entry.compatibility,
     )
 
 

@@ -30,7 +30,7 @@ class Situation:
     """Everything that conditions, phase and message are told from.
 
     `policy` is the one that is, or is about to be, published; `writing`: it is about to be;
-    `oversized` stands for the policy that would be right but is too large.
+    `unpublishable`: why the policy that would be right cannot be.
     """
 
     rollout: FirmwareRollout
@@ -39,7 +39,7 @@ class Situation:
     policy: Policy | None
     now: datetime
     writing: bool = False
-    oversized: Objection | None = None
+    unpublishable: Objection | None = None
 
     @property
     def revision(self) -> str:
@@ -50,18 +50,18 @@ class Situation:
     def objection(self) -> Objection | None:
         """What a person has to put right in the object, if anything."""
         draft = self.draft
-        return draft.unsupported or self.oversized or draft.refused or draft.unreachable
+        return draft.unsupported or self.unpublishable or draft.refused or draft.unreachable
 
     @cached_property
     def stalled(self) -> Objection | None:
         """As `objection`; or what a person has to do elsewhere, or ended on purpose."""
         draft, failure = self.draft, self.observation.resolution.failure
-        if (wrong := draft.unsupported or self.oversized) is not None:
+        if (wrong := draft.unsupported or self.unpublishable) is not None:
             return wrong
         if self.failed is not None and draft.candidate is None and not self._may_go_on:
             return self.failed
-        if self.objection is not None:
-            return self.objection
+        if (objection := self.objection or draft.untrusted) is not None:
+            return objection
         if self.is_aborted and draft.candidate is None and not self._may_go_on:
             return Objection(
                 Reason.ABORTED,
@@ -123,13 +123,17 @@ class Situation:
     @property
     def is_current(self) -> bool | None:
         """Whether what the spec asks for is what is released; None while that is unknown."""
-        found, draft = self.observation.resolution.found, self.draft
-        if found is None:
+        resolution, draft = self.observation.resolution, self.draft
+        found = resolution.found
+        named = resolution.unverified or found
+        if named is None:
             return None
         wanted = draft.stable if draft.taken_back else draft.release
-        if wanted is not None and found.digest == wanted.digest:
+        if wanted is not None and named.digest == wanted.digest:
             return True
-        return found.by_range and draft.candidate is None and is_older(found, draft.release)
+        if found is None or not found.by_range:
+            return False
+        return draft.candidate is None and is_older(found, draft.release)
 
     @property
     def reached(self) -> tuple[Ring, RingStatus] | None:

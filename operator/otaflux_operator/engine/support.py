@@ -1,4 +1,4 @@
-"""What the spec asks for and cannot be done: fields without behaviour, windows without sense."""
+"""What the spec asks for and cannot be done: windows without sense."""
 
 from pydantic import ValidationError
 
@@ -10,11 +10,6 @@ from otaflux_policy.windows import Window
 
 def unsupported(spec: FirmwareRolloutSpec) -> Objection | None:
     """Objects to what nothing can act upon; what is released stays as it is meanwhile."""
-    if spec.verify is not None:
-        return Objection(
-            Reason.NOT_SUPPORTED,
-            "spec.verify cannot be acted upon yet: remove it. What is released stays as it is.",
-        )
     for place, window in enumerate(spec.windows):
         try:
             window.contract()

@@ -6,6 +6,7 @@ from otaflux_operator.engine.deadlines import ENDED
 from otaflux_operator.engine.drafts import ENDED_BADLY, Standing
 from otaflux_operator.engine.judgements import Finding
 from otaflux_operator.engine.outcomes import Waiting
+from otaflux_operator.engine.signatures import verified
 from otaflux_operator.engine.situations import Situation
 from otaflux_operator.reasons import Reason
 from otaflux_operator.resources import (
@@ -48,7 +49,7 @@ def judge(situation: Situation) -> tuple[Verdict, ...]:
         if stalled is not None
         else Verdict(ConditionType.STALLED, False, Reason.NOT_STALLED, "Nobody needs to act."),
         resolved,
-        Verdict(ConditionType.VERIFIED, None, Reason.NOT_CONFIGURED, "Signatures are not checked."),
+        verified(situation),
         served,
         _healthy(situation),
         _completed(situation),
@@ -96,6 +97,9 @@ def _resolved(situation: Situation) -> Verdict:
     type_ = ConditionType.ARTIFACT_RESOLVED
     if resolution.failure is not None:
         return Verdict(type_, False, resolution.failure.reason, resolution.failure.message)
+    if (unverified := resolution.unverified) is not None:
+        text = f"{unverified.version} is {unverified.digest}."
+        return Verdict(type_, True, Reason.RESOLVED, text)
     if refused is not None:
         return Verdict(type_, False, refused.reason, refused.message)
     if (found := resolution.found) is not None:
@@ -110,8 +114,8 @@ def _served(situation: Situation) -> Verdict:
     type_, revision = ConditionType.POLICY_SERVED, situation.revision
     answer = situation.observation.answer
     said = answer.fresh(situation.now)
-    if situation.oversized is not None:
-        return Verdict(type_, False, situation.oversized.reason, situation.oversized.message)
+    if (why := situation.unpublishable) is not None:
+        return Verdict(type_, False, why.reason, why.message)
     if situation.writing:
         return Verdict(type_, False, Reason.NOT_SERVED_YET, "The servers are about to read it.")
     if said is None:

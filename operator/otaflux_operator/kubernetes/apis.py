@@ -1,7 +1,7 @@
 """JSON to and from an API server, over `kubernetes.aio`'s configuration and connections."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,31 @@ class NotFound(Exception):
     """The object does not exist."""
 
 
+class Refused(Unavailable):
+    """The API server was reached, and did not do it."""
+
+
+class Invalid(Refused):
+    """422: what was written is no such object, or may not be changed to it."""
+
+
 class Api:
     """Requests as an async context manager. Raises NotFound, Conflict and Unavailable only.
 
-    Entering raises Unavailable where nothing says which cluster to talk to.
+    Entering raises Unavailable where nothing says which cluster to talk to. `guard` is called
+    right before each request that writes, and raises Unavailable where it may not. `timeout`: for
+    each request, in seconds.
     """
 
-    def __init__(self, kubeconfig: Path | None = None) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path | None = None,
+        guard: Callable[[], None] = lambda: None,
+        timeout: float = _TIMEOUT,
+    ) -> None:
         self._kubeconfig = kubeconfig
+        self._guard = guard
+        self._timeout = timeout
         self._client: ApiClient | None = None
         self.configuration = Configuration()
 
@@ -123,7 +140,9 @@ class Api:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = await self._client.call_api(*request, _request_timeout=_TIMEOUT)
+            if method != "GET":
+                self._guard()
+            response = await self._client.call_api(*request, _request_timeout=self._timeout)
             content = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unavailable(
@@ -135,7 +154,8 @@ class Api:
             raise NotFound(path)
         if response.status == 409:
             raise Conflict(path)
-        raise Unavailable(
+        refused = Invalid if response.status == 422 else Refused
+        raise refused(
             f"{method} {path} was answered with {response.status}"
             + _why(path, response.status, content)
         )

@@ -56,6 +56,14 @@ class KubernetesResources:
                 continue  # its own reconciliation says so
         return found
 
+    async def are_served(self) -> bool:
+        """Whether the API server knows the kinds. Raises Unavailable."""
+        try:
+            found = await self._api.get(f"/apis/{API_VERSION}")
+        except NotFound:
+            return False
+        return set(PLURALS.values()) <= {kind["name"] for kind in found.get("resources") or ()}
+
     async def keys(self) -> set[Key]:
         """See `ports.Resources`."""
         return {key for kind in Kind async for key in self._keys(kind)}

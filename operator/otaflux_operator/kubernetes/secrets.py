@@ -4,8 +4,8 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 
-from otaflux_operator.kubernetes.apis import MERGE_PATCH, Api, NotFound
-from otaflux_operator.ports import Conflict
+from otaflux_operator.kubernetes.apis import APPLY_PATCH, MERGE_PATCH, Api, NotFound
+from otaflux_policy import signing
 from otaflux_policy.contract import MANAGED_BY, MANAGED_BY_LABEL
 from otaflux_policy.credentials import ENTRY_SUFFIX, RegistryAccess, entry_key
 
@@ -57,6 +57,23 @@ class KubernetesCredentialEntries:
         except NotFound:
             return
 
+    async def keep(self, keys: Iterable[signing.PublicKey]) -> None:
+        """The public keys by which servers check policies are these, and no others."""
+        wanted = {
+            signing.entry_key(key.id): base64.b64encode(key.dumps().encode()).decode()
+            for key in keys
+        }
+        try:
+            found = (await self._api.get(f"{self._list}/{self._name}")).get("data") or {}
+        except NotFound:
+            await self._create(wanted)
+            return
+        there = {name: value for name, value in found.items() if signing.is_entry_key(name)}
+        changes: dict[str, str | None] = {name: None for name in there if name not in wanted}
+        changes |= {name: value for name, value in wanted.items() if there.get(name) != value}
+        if changes:
+            await self._patch(changes)
+
     @property
     def _list(self) -> str:
         return f"/api/v1/namespaces/{self._namespace}/secrets"
@@ -65,16 +82,15 @@ class KubernetesCredentialEntries:
         await self._api.patch(f"{self._list}/{self._name}", {"data": data}, kind=MERGE_PATCH)
 
     async def _create(self, data: Mapping[str, str]) -> None:
-        metadata = {
-            "name": self._name,
-            "namespace": self._namespace,
-            "labels": {MANAGED_BY_LABEL: MANAGED_BY},
+        body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": self._name, "labels": {MANAGED_BY_LABEL: MANAGED_BY}},
         }
-        body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
-        try:
-            await self._api.post(self._list, body)
-        except Conflict:
-            await self._patch(data)
+        # By apply, which unlike POST names what it creates: RBAC allows it for this one alone.
+        # Without entries: a later apply would take away those that it does not repeat.
+        await self._api.patch(f"{self._list}/{self._name}", body, kind=APPLY_PATCH, force="true")
+        await self._patch(data)
 
 
 def _decode(value: str) -> bytes:

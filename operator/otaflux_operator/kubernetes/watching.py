@@ -27,7 +27,8 @@ _CLOSING_SECONDS = 0.25
 class Watches:
     """Marks objects from the events of an API server, from `start` until `stop`.
 
-    `mark` is called in another thread. `ended` is done when the watches end, with what ended
+    The kinds have to be served already (`KubernetesResources.are_served`), as kopf looks for them
+    once. `mark` is called in another thread. `ended` is done when the watches end, with what ended
     them where that was no `stop`.
     """
 
@@ -47,7 +48,9 @@ class Watches:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Ends the watches, and waits for it."""
+        """Ends the watches, if they were started, and waits for it."""
+        if self._thread.ident is None:
+            return
         await asyncio.wrap_future(self._started)
         if self._stop is not None:
             self._stop()
@@ -139,6 +142,8 @@ class Watches:
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    # It would watch all CustomResourceDefinitions and namespaces, which takes rights for nothing.
+    settings.scanning.disabled = True
     settings.queueing.idle_timeout = 0.2  # an idle worker per object is memory for nothing
     settings.watching.label_selectors[_CONFIG_MAPS] = SELECTOR
     return settings

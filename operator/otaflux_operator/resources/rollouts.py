@@ -112,8 +112,8 @@ class LayerSelector(ResourceModel):
     media_type: MediaType = Field(default="", description="Media type of the layer; empty: any.")
     title: PrintableText = Field(
         default="",
-        description="File name of the layer (annotation org.opencontainers.image.title); empty: "
-        "any.",
+        description="File name of the layer (annotation org.opencontainers.image.title), or path "
+        "of the file in an image's one archive; empty: any.",
     )
 
 

@@ -108,6 +108,19 @@ Conditions = Annotated[
 ]
 
 
+class ReleaseArchive(ResourceModel):
+    """The tar archive that holds the firmware, and where in it."""
+
+    digest: Hash = Field(description="Digest of the archive, which is a layer of an image.")
+    size: Count = Field(description="Size of the archive in bytes.")
+    media_type: Annotated[str, Field(max_length=255)] = Field(
+        description="Media type of the archive."
+    )
+    path: Annotated[str, Field(max_length=255)] = Field(
+        description="Path of the firmware in the archive."
+    )
+
+
 class ReleaseArtifact(ResourceModel):
     """What devices download of a release: a blob of a repository, by its digest."""
 
@@ -120,6 +133,37 @@ class ReleaseArtifact(ResourceModel):
         description="Repository that holds it."
     )
     insecure: bool = Field(default=False, description="Whether that registry speaks plain http.")
+    archive: ReleaseArchive | None = Field(
+        default=None,
+        description="The archive that is pulled to get the firmware, where it is not a layer of "
+        "its own.",
+    )
+
+
+class ReleaseCompatibility(ResourceModel):
+    """What the release's manifest says of the devices that it is for."""
+
+    models: Annotated[str, Field(max_length=1024)] = Field(
+        default="",
+        description="Models it is for, separated by commas (io.otaflux.models). Empty: any.",
+    )
+    min_version: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None,
+        description="Oldest version from which a device may be updated to it "
+        "(io.otaflux.min-version). Absent: any.",
+    )
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The models one by one."""
+        return tuple(self.models.split(",")) if self.models else ()
+
+
+class ReleaseVerification(ResourceModel):
+    """The signature that spec.verify asks for."""
+
+    key: Name = Field(description="Entry of the Secret with the key that signed.")
+    at: Time = Field(description="When the signature was checked.")
 
 
 class ReleaseStatus(ResourceModel):
@@ -137,6 +181,14 @@ class ReleaseStatus(ResourceModel):
         default=None,
         description="The firmware itself, so that the policy can be written again without asking "
         "the registry.",
+    )
+    compatibility: ReleaseCompatibility | None = Field(
+        default=None,
+        description="What its manifest says of the devices that it is for; it narrows "
+        "spec.compatibility.",
+    )
+    verification: ReleaseVerification | None = Field(
+        default=None, description="Who signed it. Absent: that was not checked (spec.verify)."
     )
 
 
@@ -189,6 +241,9 @@ class HistoryEntry(ResourceModel):
     message: Message = Field(default="", description="How it ended, in a sentence.")
     artifact: ReleaseArtifact | None = Field(
         default=None, description="The firmware itself, so that spec.rollback can go back to it."
+    )
+    compatibility: ReleaseCompatibility | None = Field(
+        default=None, description="What its manifest says of the devices that it is for."
     )
 
 

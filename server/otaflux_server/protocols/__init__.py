@@ -19,6 +19,8 @@ from otaflux_policy.decisions import Decision
 from otaflux_server.artifacts import StoredArtifact
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.fleet import Asking, Fleet
+from otaflux_server.operations import Operation
+from otaflux_server.rates import PART_COST, POLL_COST
 from otaflux_server.replies import Refused, Reply, text_refusal
 from otaflux_server.requests import Request
 
@@ -30,6 +32,12 @@ class Exchange(ABC):
     """The protocol's name in metrics and records."""
 
     methods: ClassVar[frozenset[str]]
+
+    described: ClassVar[Operation]
+    """What it takes and gives, for `docs/reference/devices.openapi.json`."""
+
+    cost: ClassVar[float] = POLL_COST
+    """What a request takes of those that a device may make (`connections.requests_per_second`)."""
 
     reads_body: ClassVar[bool] = False
     """Whether `identify` needs the request's body."""
@@ -104,6 +112,7 @@ class Download(Exchange):
     """A device fetches an artifact. A HEAD is no evidence of anything."""
 
     methods = frozenset({"GET", "HEAD"})
+    cost = PART_COST
 
     @override
     def observe(self, asking: Asking) -> DeviceRecord:

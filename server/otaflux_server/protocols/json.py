@@ -6,6 +6,7 @@
     POST /api/v1/report  {"device", "release", "state", "code"?, "message"?}  →  {}
     GET  /artifacts/sha256/<hex>?device=ID[&version=V][&model=M]
 
+`device` may be left out where the device's certificate or token is that of one device alone.
 `update` is null where the device reports the version that it would get. `digest` is that of the
 release, `sha256` and the others are of the bytes behind `url`; `crc32` is a number. A report's
 `release` is a version or digest. Fields that are not known here are ignored. In a download,
@@ -24,13 +25,28 @@ from otaflux_policy import versions
 from otaflux_policy.contract import Release
 from otaflux_policy.decisions import Decision
 from otaflux_policy.devices import Device
+from otaflux_policy.reasons import DecisionReason
 from otaflux_server.artifacts import StoredArtifact
 from otaflux_server.devices import DeviceRecord, Report
 from otaflux_server.downloads import artifact_reply
 from otaflux_server.fleet import Asking, Fleet
+from otaflux_server.operations import (
+    BYTES,
+    DEVICE,
+    JSON_ERROR,
+    MODEL,
+    RANGE,
+    VERSION,
+    Answer,
+    Content,
+    Operation,
+    Value,
+    fields,
+    text,
+)
 from otaflux_server.protocols import Download, Exchange, Poll
 from otaflux_server.replies import CLOSE, Refused, Reply, small
-from otaflux_server.requests import Request, check_device, check_text
+from otaflux_server.requests import Request, check_text
 
 NAME = "json"
 STATES = ("Downloading", "Downloaded", "Installing", "Updated", "Failed")
@@ -42,6 +58,32 @@ _MAX_TEXT = 256
 _MAX_MESSAGE = 1024
 _MAX_ATTRIBUTES = 32
 _MAX_ATTRIBUTES_TEXT = 4096
+
+
+_DIGEST = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+_COUNT = {"type": "integer", "minimum": 0}
+_UPDATE = fields(
+    Value("version", {"type": "string"}, "The release's version.", required=True),
+    Value("digest", _DIGEST, "The release's digest.", required=True),
+    Value("size", _COUNT, "Of the bytes.", required=True),
+    Value("sha256", {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "Likewise.", required=True),
+    Value("crc32", _COUNT, "Likewise.", required=True),
+    Value("md5", {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "Likewise.", required=True),
+    Value("url", {"type": "string", "format": "uri"}, "Where the bytes are.", required=True),
+)
+_POLLED = fields(
+    Value("update", {"anyOf": [{"type": "null"}, _UPDATE]}, "What to install.", required=True),
+    Value("reason", {"enum": [reason.value for reason in DecisionReason]}, "Why.", required=True),
+    Value(
+        "pollAfterSeconds", {"type": "integer", "minimum": 1}, "When to ask again.", required=True
+    ),
+)
+_ATTRIBUTES = {
+    "type": "object",
+    "maxProperties": _MAX_ATTRIBUTES,
+    "propertyNames": text(_MAX_TEXT),
+    "additionalProperties": text(_MAX_TEXT),
+}
 
 
 def exchanges(fleet: Fleet) -> Mapping[str, Exchange]:
@@ -59,13 +101,23 @@ class JsonPoll(Poll):
     protocol = NAME
     methods = frozenset({"POST"})
     reads_body = True
+    described = Operation(
+        body=(
+            DEVICE,
+            VERSION,
+            MODEL,
+            Value("attributes", _ATTRIBUTES, "What else is to be shown of the device."),
+        ),
+        answers={200: Answer("What the device gets.", Content("application/json", _POLLED))},
+        error=JSON_ERROR,
+    )
 
     @override
     def identify(self, request: Request) -> Asking:
         body = request.json()
         return Asking(
             request.namespace,
-            check_device(body.get("device")),
+            request.named_device(body.get("device")),
             version=_optional(body, "version", _MAX_TEXT),
             model=_optional(body, "model", _MAX_TEXT),
             attributes=_attributes(body.get("attributes")),
@@ -112,6 +164,17 @@ class JsonReport(Exchange):
     protocol = NAME
     methods = frozenset({"POST"})
     reads_body = True
+    described = Operation(
+        body=(
+            DEVICE,
+            Value("release", text(_MAX_TEXT), "Its version or digest.", required=True),
+            Value("state", {"enum": list(STATES)}, "How far the device is.", required=True),
+            Value("code", text(_MAX_TEXT), "A word for what went wrong."),
+            Value("message", {"type": "string", "maxLength": _MAX_MESSAGE}, "More about it."),
+        ),
+        answers={200: Answer("Taken note of.", Content("application/json", fields()))},
+        error=JSON_ERROR,
+    )
 
     @override
     def identify(self, request: Request) -> Asking:
@@ -130,7 +193,7 @@ class JsonReport(Exchange):
             code=_optional(body, "code", _MAX_TEXT),
             message=None if message is None else _shown(message),
         )
-        return Asking(request.namespace, check_device(body.get("device")), report=report)
+        return Asking(request.namespace, request.named_device(body.get("device")), report=report)
 
     @override
     def observe(self, asking: Asking) -> DeviceRecord:
@@ -159,6 +222,15 @@ class ArtifactDownload(Download):
     """Bytes by their own digest, if they are what the device would get now."""
 
     protocol = NAME
+    described = Operation(
+        below=Value(
+            "hex", {"type": "string", "pattern": f"^{_HEX.pattern}$"}, "SHA-256 of the bytes."
+        ),
+        query=(DEVICE, VERSION, MODEL),
+        headers=RANGE,
+        answers={**BYTES, 404: Answer("The device does not get this artifact.", JSON_ERROR)},
+        error=JSON_ERROR,
+    )
 
     @override
     def identify(self, request: Request) -> Asking:

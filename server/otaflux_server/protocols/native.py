@@ -19,6 +19,17 @@ from otaflux_server.artifacts import StoredArtifact
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.downloads import artifact_reply
 from otaflux_server.fleet import Asking, Fleet
+from otaflux_server.operations import (
+    BYTES,
+    DEVICE,
+    MODEL,
+    RANGE,
+    TEXT_ERROR,
+    VERSION,
+    Answer,
+    Content,
+    Operation,
+)
 from otaflux_server.protocols import Download, Exchange, Poll
 from otaflux_server.replies import Refused, Reply, small
 from otaflux_server.requests import Request
@@ -29,6 +40,7 @@ SMALLEST = 10
 
 _MAX_TEXT = 256
 _MAX_ANSWERS = 1024
+_ANSWER = Content("text/plain", {"type": "string", "pattern": r"^[^\n]+\n[0-9]+\n[0-9]+$"})
 
 
 def exchanges(fleet: Fleet) -> Mapping[str, Exchange]:
@@ -43,6 +55,13 @@ class VersionPoll(Poll):
     methods = frozenset({"GET", "HEAD"})
     at_once = True
     pins = True
+    described = Operation(
+        query=(DEVICE, VERSION, MODEL),
+        answers={
+            200: Answer("The version, the CRC-32 and the size of its bytes, a line each.", _ANSWER),
+            404: Answer("No update.", TEXT_ERROR),
+        },
+    )
 
     def __init__(self, fleet: Fleet) -> None:
         super().__init__(fleet)
@@ -88,6 +107,11 @@ class FirmwareDownload(Download):
     """The pinned bytes, as long as the device would get the same now."""
 
     protocol = NAME
+    described = Operation(
+        query=(DEVICE,),
+        headers=RANGE,
+        answers={**BYTES, 404: Answer("Nothing to download: ask `/version` first.", TEXT_ERROR)},
+    )
 
     @override
     def identify(self, request: Request) -> Asking:

@@ -4,15 +4,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from otaflux_oci.networks import RegistrySettings
 from otaflux_server.settings.artifacts import ArtifactSettings as ArtifactSettings
 from otaflux_server.settings.connections import ConnectionSettings as ConnectionSettings
 from otaflux_server.settings.evidence import EvidenceSettings as EvidenceSettings
+from otaflux_server.settings.identities import IdentityKind as IdentityKind
 from otaflux_server.settings.identities import IdentitySettings as IdentitySettings
 from otaflux_server.settings.protocols import NativeSettings as NativeSettings
+from otaflux_server.settings.tls import InternalAuthentication as InternalAuthentication
 from otaflux_server.settings.tls import InternalSettings as InternalSettings
 from otaflux_server.settings.tls import TlsSettings as TlsSettings
 
@@ -116,6 +118,20 @@ class Settings(BaseSettings):
         """The URL of the database; it may hold a password."""
         given = self.evidence.database_url.get_secret_value()
         return given or f"sqlite:///{self.data_dir.absolute() / 'evidence.db'}"
+
+    @property
+    def scan_seconds(self) -> int:
+        """`evidence.scan_seconds`; 0 where devices prove who they are, as scanners cannot."""
+        return self.evidence.scan_seconds if self.identity.kind is IdentityKind.OPEN else 0
+
+    @model_validator(mode="after")
+    def _certificates_have_authorities(self) -> "Settings":
+        if self.identity.kind is IdentityKind.CERTIFICATE and self.tls.client_ca is None:
+            raise ValueError(
+                "OTAFLUX_IDENTITY__KIND is Certificate: set OTAFLUX_TLS__CLIENT_CA (with "
+                "OTAFLUX_TLS__CERTIFICATE and OTAFLUX_TLS__KEY) to the authorities that issue them"
+            )
+        return self
 
     @field_validator("listen", "internal_listen")
     @classmethod

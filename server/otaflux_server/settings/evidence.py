@@ -49,8 +49,8 @@ class EvidenceSettings(BaseModel):
     )
     scan_seconds: Annotated[int, Field(ge=0)] = Field(
         600,
-        description="A device that no DeviceGroup names exactly counts once two of its polls lie "
-        "so far apart: scanners do not.",
+        description="With identity `Open`, a device that no DeviceGroup names exactly counts once "
+        "two of its polls lie so far apart: scanners do not.",
     )
     retention_days: Annotated[int, Field(ge=1)] = Field(
         90, description="Ended runs, and devices unseen for so long, are deleted."

@@ -5,7 +5,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 DEVICE_PATTERN = (
     r"otaflux://(?P<namespace>[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)"
@@ -70,24 +70,27 @@ class IdentitySettings(BaseModel):
     )
     forwarded_header: ForwardedHeader = Field(
         ForwardedHeader.ENVOY,
-        description="`Envoy` (`X-Forwarded-Client-Cert`), `IngressNginx` (`ssl-client-cert`, "
-        "`ssl-client-verify`) or `RFC9440` (`Client-Cert`).",
+        description="`Envoy` (`X-Forwarded-Client-Cert`; have it forward `Cert`, else nothing is "
+        "known of the certificate's validity, and one name alone may be there), `IngressNginx` "
+        "(`ssl-client-cert`, `ssl-client-verify`) or `RFC9440` (`Client-Cert`).",
     )
     trusted_peers: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
         description="Networks of the proxies whose forwarded certificates are believed, by the "
-        "address of the connection (a JSON list of CIDRs). From others they get 401.",
+        "address of the connection (a JSON list of CIDRs); all others get 401. Needed for "
+        "`ForwardedCertificate`.",
     )
     tokens: Path | None = Field(
         None,
         description="File, or folder of files, with the hashes of device tokens, as `otaflux "
-        "device token create` writes them; read again when it changes.",
+        "device token create` writes them; read again when it changes. Needed for `Token`.",
     )
     tenancy: Tenancy = Field(
         Tenancy.NAMESPACE,
         description="`Namespace`: a device belongs to the namespace of its certificate or token, "
         "and uses that namespace's `/t/<namespace>/` prefix or none. `Single`: all devices belong "
-        "to the default namespace, and there is no prefix.",
+        "to the default namespace, and there is no prefix; certificates and tokens of another "
+        "namespace get 403.",
     )
 
     @field_validator("certificate_pattern")
@@ -100,3 +103,21 @@ class IdentitySettings(BaseModel):
         if "device" not in groups:
             raise ValueError("needs a group (?P<device>…)")
         return text
+
+    @field_validator("trusted_peers")
+    @classmethod
+    def _trusts_not_everybody(
+        cls, networks: tuple[IPv4Network | IPv6Network, ...]
+    ) -> tuple[IPv4Network | IPv6Network, ...]:
+        for network in networks:
+            if network.prefixlen == 0:
+                raise ValueError(f"{network} is everybody: write the networks of the proxies")
+        return networks
+
+    @model_validator(mode="after")
+    def _whole(self) -> "IdentitySettings":
+        if self.kind is IdentityKind.TOKEN and self.tokens is None:
+            raise ValueError("kind Token needs tokens")
+        if self.kind is IdentityKind.FORWARDED_CERTIFICATE and not self.trusted_peers:
+            raise ValueError("kind ForwardedCertificate needs trusted_peers")
+        return self

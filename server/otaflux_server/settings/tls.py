@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,6 +26,10 @@ class TlsSettings(BaseModel):
         None,
         description="Certificate revocation lists of those authorities. Set: each of them needs a "
         "current one, or its certificates are refused.",
+    )
+
+    handshake_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="A handshake that takes longer than this is given up."
     )
 
     @model_validator(mode="after")

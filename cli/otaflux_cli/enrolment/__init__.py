@@ -1,0 +1,1 @@
+"""`otaflux device`: tokens and certificates by which devices prove who they are."""

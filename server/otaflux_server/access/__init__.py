@@ -1,0 +1,1 @@
+"""Who may use the internal API: a ServiceAccount, whoever has the shared token, or anybody."""

@@ -1,0 +1,85 @@
+"""The one place through which every request to the internal API goes."""
+
+import json
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from otaflux_server.access.callers import STATUS, AccessRefusal, CallerRefused, Callers
+from otaflux_server.lines import Lines
+from otaflux_server.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What kubelet and Prometheus ask without a token."""
+_MOST_BYTES = 8192
+
+
+class Guard:
+    """ASGI middleware that lets nobody but `callers` in (None: everybody), but to `OPEN_PATHS`.
+
+    There it takes the query away from others: the detail that it asks for is not for them.
+    """
+
+    def __init__(self, app: ASGIApp, callers: Callers | None, metrics: Metrics) -> None:
+        self._app = app
+        self._callers = callers
+        self._metrics = metrics
+        self._lines: Lines[AccessRefusal] = Lines(_write)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers 401, 403 or 503 itself, or has the application answer."""
+        if self._callers is not None:
+            is_open = scope["type"] == "http" and scope["path"] in OPEN_PATHS
+            if not is_open or scope["query_string"]:
+                try:
+                    await self._callers.check(_token(scope))
+                except CallerRefused as refused:
+                    if not is_open:
+                        await self._refuse(refused, scope, send)
+                        return
+                    scope = {**scope, "query_string": b""}
+        await self._app(scope, receive, send)
+
+    async def _refuse(self, refused: CallerRefused, scope: Scope, send: Send) -> None:
+        status = STATUS[refused.reason]
+        client = scope.get("client")
+        self._metrics.internal_refused.labels(str(status), refused.reason.value).inc()
+        self._lines.note(refused.reason, client[0] if client else "")
+        body = json.dumps({"detail": str(refused)}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        if status == 401:
+            headers.append((b"www-authenticate", b'Bearer realm="otaflux"'))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _token(scope: MutableMapping[str, Any]) -> str:
+    """The token of the request (RFC 6750, section 2.1). Raises CallerRefused."""
+    given: list[bytes] = [
+        value for name, value in scope.get("headers", ()) if name == b"authorization"
+    ]
+    if not given:
+        raise CallerRefused(
+            AccessRefusal.NO_TOKEN, "a token is wanted: Authorization: Bearer TOKEN"
+        )
+    scheme, _, token = given[0].partition(b" ")
+    token = token.strip()
+    if len(given) > 1 or scheme.lower() != b"bearer" or not 0 < len(token) <= _MOST_BYTES:
+        raise CallerRefused(
+            AccessRefusal.MALFORMED_HEADER, "write one header Authorization: Bearer TOKEN"
+        )
+    try:
+        return token.decode("ascii")
+    except UnicodeDecodeError:
+        raise CallerRefused(AccessRefusal.MALFORMED_HEADER, "a token is ASCII") from None
+
+
+def _write(reason: AccessRefusal, peer: str, count: int) -> None:
+    log.warning("internal API request refused", reason=reason.value, peer=peer, count=count)

@@ -1,0 +1,91 @@
+"""What is remembered of policies and groups also once they are gone: nothing older comes back."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from otaflux_policy.canonical import InvalidPolicy
+from otaflux_policy.contract import Policy
+from otaflux_policy.groups import Group
+from otaflux_policy.rejections import RejectionReason
+from otaflux_server.policy_files import Key, Kind, Written
+
+REMEMBERED = 10_000
+"""Names of each kind that are remembered; beyond it those gone for longest are forgotten."""
+
+Name = TypeVar("Name")
+Value = TypeVar("Value")
+
+
+class PolicyMarks:
+    """The highest run of each rollout's name, and the highest (epoch, sequence) of each object.
+
+    `in_use` tells whether an object is: such a name is never forgotten.
+    """
+
+    def __init__(self, in_use: Callable[[Kind, Key], bool]) -> None:
+        self._in_use = in_use
+        self.runs: dict[Key, int] = {}
+        self.written: dict[tuple[Kind, Key], Written] = {}
+        self.epoch = 0
+        """The highest of all."""
+
+    def restore(self, runs: dict[Key, int], written: dict[tuple[Kind, Key], Written]) -> None:
+        """Takes up what an earlier process knew."""
+        self.runs, self.written = runs, written
+        self.epoch = max((epoch for epoch, _ in written.values()), default=0)
+
+    def ran(self, key: Key, run: int) -> bool:
+        """Notes a run; False where as high a one is known."""
+        if run <= self.runs.get(key, 0):
+            return False
+        _remember(self.runs, key, run, lambda old: self._in_use("policies", old))
+        return True
+
+    def wrote(self, kind: Kind, key: Key, item: Policy | Group) -> None:
+        """Notes that the item is in use."""
+        mark = (item.epoch, item.sequence)
+        if mark > self.written.get((kind, key), (-1, -1)):
+            _remember(self.written, (kind, key), mark, lambda old: self._in_use(*old))
+            self.epoch = max(self.epoch, item.epoch)
+
+    def check(
+        self, kind: Kind, key: Key, item: Policy | Group, current: Policy | Group | None
+    ) -> None:
+        """Raises InvalidPolicy unless the item is `current`, or newer than all that were."""
+        if current is not None and current.revision == item.revision:
+            return
+        known = self.written.get((kind, key), (-1, -1))
+        if (item.epoch, item.sequence) <= known:
+            raise InvalidPolicy(
+                f"it is not newer (epoch {item.epoch}, sequence {item.sequence}) than one that was "
+                f"in use (epoch {known[0]}, sequence {known[1]})",
+                RejectionReason.REPLAYED,
+            )
+
+
+def check_sequence(item: Policy | Group, current: Policy | Group | None) -> None:
+    """Where nothing is signed: raises InvalidPolicy for a policy older than the one in use.
+
+    A re-created rollout counts anew.
+    """
+    if not isinstance(item, Policy) or not isinstance(current, Policy):
+        return
+    if item.created_at > current.created_at:
+        return
+    if (item.epoch, item.sequence) < (current.epoch, current.sequence):
+        raise InvalidPolicy(
+            f"the policy is older (epoch {item.epoch}, sequence {item.sequence}) than the one "
+            f"in use (epoch {current.epoch}, sequence {current.sequence})",
+            RejectionReason.REPLAYED,
+        )
+
+
+def _remember(
+    known: dict[Name, Value], name: Name, value: Value, in_use: Callable[[Name], bool]
+) -> None:
+    known.pop(name, None)
+    known[name] = value
+    if len(known) > REMEMBERED:
+        oldest = next((old for old in known if old != name and not in_use(old)), None)
+        if oldest is not None:
+            del known[oldest]

@@ -1,0 +1,149 @@
+"""Keys that may sign come and go: what is released is checked by those there are."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from otaflux_operator.ports import Key
+from tests.fixtures.loopback_servers import Reply
+from tests.operator.fakes import Cluster, eventually, running
+from tests.operator.signed_registries import (
+    FIRST,
+    SECOND,
+    SignedRegistry,
+    becomes,
+    reason,
+    retag,
+    target,
+    verifying,
+)
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[SignedRegistry]:
+    """With 1.0.0, signed by FIRST."""
+    async with SignedRegistry() as registry:
+        registry.sign(registry.firmware("1.0.0"), FIRST)
+        yield registry
+
+
+async def test_rotation_of_keys(registry: SignedRegistry) -> None:
+    digest = registry.firmware("1.0.0")
+    registry.sign(digest, FIRST)
+    cluster, key = verifying(registry)
+    async with running(cluster) as operator:
+        await becomes(cluster, key, "True/Completed", "Completed")
+        cluster.secrets["home", "signers"] = {
+            "first.pub": FIRST.public,
+            "second.pub": SECOND.public,
+        }
+        registry.sign(registry.firmware("1.1.0"), SECOND)
+        retag(cluster, key, "1.1.0")
+        operator.mark(key)
+        await eventually(lambda: target(cluster, key) == "1.1.0")
+        cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
+        await eventually(lambda: len(registry.asked(".sig")) > 3)
+        assert reason(cluster, key) == "True/Verified"
+        assert cluster.status(key)["release"]["verification"]["key"] == "second.pub"
+
+
+async def test_a_release_whose_key_was_removed_is_served_on_and_says_so(
+    registry: SignedRegistry,
+) -> None:
+    cluster, key = verifying(registry)
+    async with running(cluster):
+        await becomes(cluster, key, "True/Completed", "Completed")
+        cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
+        await becomes(cluster, key, "False/KeyMismatch")
+        assert "does not verify any more" in cluster.condition(key, "Verified")["message"]
+        assert target(cluster, key) == "1.0.0"
+        registry.sign(registry.firmware("1.0.0"), SECOND)
+        await becomes(cluster, key, "True/Verified")
+        await eventually(
+            lambda: cluster.status(key)["release"]["verification"]["key"] == "second.pub"
+        )
+
+
+async def test_the_current_release_is_checked_too_where_the_tag_is_another(
+    registry: SignedRegistry,
+) -> None:
+    cluster, key = verifying(registry)
+    registry.sign(registry.firmware("0.9.0"), SECOND)
+    async with running(cluster) as operator:
+        await becomes(cluster, key, "True/Completed", "Completed")
+        retag(cluster, key, "0.9.0")
+        operator.mark(key)
+        await becomes(cluster, key, "False/KeyMismatch")
+        cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
+        await eventually(lambda: "1.0.0 is released and does not verify" in _message(cluster, key))
+        assert target(cluster, key) == "1.0.0"
+
+
+def _message(cluster: Cluster, key: Key) -> str:
+    return cluster.condition(key, "Verified")["message"]
+
+
+async def test_no_further_ring_opens_once_the_release_does_not_verify(
+    registry: SignedRegistry,
+) -> None:
+    rings = [
+        {"name": "canary", "percent": 10, "success": {"minUpdatedPercent": 0, "minDevices": 0}},
+        {"name": "fleet", "gate": "Approval"},
+    ]
+    cluster, key = verifying(registry, rings=rings)
+    async with running(cluster) as operator:
+        await eventually(lambda: cluster.status(key).get("phase") == "AwaitingApproval")
+        cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
+        await becomes(cluster, key, "False/KeyMismatch")
+        approvals = [{"ring": "fleet", "release": "1.0.0", "effect": "Override"}]
+        cluster.edit(key, approvals=approvals)
+        operator.mark(key)
+        generation = cluster.objects[key]["metadata"]["generation"]
+        await eventually(lambda: cluster.status(key)["observedGeneration"] == generation)
+        await becomes(cluster, key, "False/KeyMismatch")
+        assert _open(cluster, key) == ["canary"]
+        cluster.secrets["home", "signers"] = {"first.pub": FIRST.public}
+        await eventually(lambda: _open(cluster, key) == ["canary", "fleet"])
+
+
+def _open(cluster: Cluster, key: Key) -> list[str]:
+    policy = cluster.policy(key)
+    return [ring.name for ring in policy.rings if ring.open] if policy is not None else []
+
+
+async def test_a_candidate_whose_key_is_removed_is_none_any_more(
+    registry: SignedRegistry,
+) -> None:
+    cluster, key = verifying(registry)
+    async with running(cluster) as operator:
+        await becomes(cluster, key, "True/Completed", "Completed")
+        cluster.storing = False
+        registry.sign(registry.firmware("1.1.0"), FIRST)
+        retag(cluster, key, "1.1.0")
+        operator.mark(key)
+        await eventually(lambda: "candidate" in cluster.status(key))
+        cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
+        await becomes(cluster, key, "False/KeyMismatch")
+        cluster.storing = True
+        await eventually(lambda: "candidate" not in cluster.status(key))
+        assert target(cluster, key) == "1.0.0"
+
+
+async def test_a_candidate_does_not_go_out_while_the_keys_are_not_known(
+    registry: SignedRegistry,
+) -> None:
+    cluster, key = verifying(registry)
+    async with running(cluster) as operator:
+        await becomes(cluster, key, "True/Completed", "Completed")
+        cluster.storing = False
+        registry.sign(registry.firmware("1.1.0"), FIRST)
+        retag(cluster, key, "1.1.0")
+        operator.mark(key)
+        await eventually(lambda: "candidate" in cluster.status(key))
+        cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
+        registry.rules.append(lambda _: Reply(500))
+        await becomes(cluster, key, "Unknown/RegistryError")
+        cluster.storing = True
+        asked = len(registry.received)
+        await eventually(lambda: len(registry.received) > asked + 3)
+        assert target(cluster, key) == "1.0.0"
