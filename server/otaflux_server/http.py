@@ -189,8 +189,10 @@ class DeviceHttpProtocol(HttpToolsProtocol):
         self._requests += 1
         if self._requests > _REQUESTS_PER_READ:
             raise ValueError("too many requests at once")
-        if self._secured is not None and (why := self._secured.refusal()) is not None:
-            raise _CertificateNotAccepted(why.value)
+        if self.tls is not None:
+            assert self._secured is not None
+            if (why := self._secured.refusal()) is not None:
+                raise _CertificateNotAccepted(why.value)
         self.url = b""
         self.expect_100_continue = False
         self.headers = []

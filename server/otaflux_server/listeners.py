@@ -54,6 +54,7 @@ class Listener(uvicorn.Server):
         """Takes none."""
         yield
 
+    # (the argument is uvicorn's; the socket is known)
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """uvicorn's own, but that TLS is begun by us, on the context in use at that moment."""
         await self.lifespan.startup()
@@ -61,6 +62,7 @@ class Listener(uvicorn.Server):
         security = self._security
 
         def protocol() -> asyncio.Protocol:
+            # (uvicorn gives the class the type of asyncio's, which takes no arguments)
             made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
                 config=self.config,
                 server_state=self.server_state,

@@ -66,6 +66,10 @@ async def give(rollout: Rollout, **keys: bytes) -> None:
     response.raise_for_status()
 
 
+def in_state(state: str) -> Callable[[Policy | None], bool]:
+    return lambda found: found is not None and found.state == state
+
+
 async def put_back(rollout: Rollout, data: dict[str, str]) -> None:
     """Somebody writes this into the policy's ConfigMap."""
     patch = json.dumps({"data": data})
@@ -204,11 +208,15 @@ async def test_a_malformed_secret_stalls_and_what_is_published_stays(
         await apply_group(rollout)
         await rollout.apply(firmware, "1.0.0")
         await rollout.completes("1.0.0")
-        before, published = await rollout.config_map(), await group(rollout)
+        published = await group(rollout)
         given = await entries(rollout)
         await give(rollout, **secret)
         await rollout.has("Stalled", "True/SigningKeyUnusable")
         await rollout.has("Ready", "False/SigningKeyUnusable")
+        # What somebody damages now cannot be mended, and keeps nobody from being told.
+        name, patch = "otaflux-policy-thermostat", '{"metadata": {"labels": null}}'
+        await rollout.kubectl("patch", "configmap", name, "--type=merge", "-p", patch)
+        before = await rollout.config_map()
         await rollout.apply(firmware, "1.0.0", state="Paused")
         await eventually(
             rollout.get,
@@ -275,27 +283,25 @@ async def test_one_that_lost_its_labels_and_owners_is_withdrawn_with_its_rollout
     assert mine is not None, "it merely has such a name"
 
 
-async def test_an_old_one_put_back_is_replaced(rollout: Rollout, firmware: str) -> None:
-    await give(rollout, a=KEYS[0].dumps())
+async def test_an_old_one_put_back_is_replaced_also_if_it_says_the_same(
+    rollout: Rollout, firmware: str
+) -> None:
+    """Servers refuse it, so that they would not see what comes from then on as newer."""
     async with operating(rollout.plane, rollout.namespace):
         await rollout.apply(firmware, "1.0.0")
         await rollout.completes("1.0.0")
         old = await rollout.config_map()
         assert old is not None
-        await rollout.apply(firmware, "1.0.0", state="Paused")
-        await eventually(
-            rollout.policy, lambda found: found is not None and found.state == "Paused"
-        )
+        for state in ("Paused", "Active"):
+            await rollout.apply(firmware, "1.0.0", state=state)
+            await eventually(rollout.policy, in_state(state))
         before = await rollout.policy()
+        assert before is not None
         await put_back(rollout, old["data"])
-        after = await eventually(
-            rollout.policy,
-            lambda found: (
-                found is not None and before is not None and found.sequence > before.sequence
-            ),
+        await eventually(
+            rollout.policy, lambda found: found is not None and found.sequence > before.sequence
         )
-        assert after is not None
-        assert after.state == "Paused"
+        assert in_state("Active")(await rollout.policy())
 
 
 async def test_servers_that_know_a_later_epoch_are_answered_with_one_above(

@@ -27,9 +27,7 @@ class SecureConnection:
         self._peer = peer
         secured: ssl.SSLObject = transport.get_extra_info("ssl_object")
         shown = chain_of(secured)
-        self._chain: list[x509.Certificate] | None = None
-        with contextlib.suppress(ValueError):
-            self._chain = [x509.load_der_x509_certificate(content) for content in shown]
+        self._chain = _read(shown)
         self._accepted_by: Generation | None = None
         self._until = 0.0
         cipher, context = secured.cipher(), secured.context
@@ -37,7 +35,7 @@ class SecureConnection:
         extension: dict[object, object] = {
             "server_cert": port.generation.certificate,
             "client_cert_chain": [ssl.DER_cert_to_PEM_cert(content) for content in shown],
-            "client_cert_name": self._chain[0].subject.rfc4514_string() if self._chain else None,
+            "client_cert_name": _name(self._chain),
             "client_cert_error": None,
             "tls_version": _VERSIONS.get(secured.version() or ""),
             "cipher_suite": numbers.get(cipher[0]) if cipher is not None else None,
@@ -67,9 +65,28 @@ class SecureConnection:
             return float("inf")
         if self._chain is None:
             raise NotAccepted(TlsRefusal.CERTIFICATE_UNFIT, "it cannot be read")
-        return generation.authorities.accept(
-            self._chain, datetime.fromtimestamp(now, UTC)
-        ).timestamp()
+        try:
+            until = generation.authorities.accept(self._chain, datetime.fromtimestamp(now, UTC))
+        except NotAccepted:
+            raise
+        except Exception as error:  # of many kinds: its parts are read only when they are looked at
+            raise NotAccepted(TlsRefusal.CERTIFICATE_UNFIT, type(error).__name__) from None
+        return until.timestamp()
+
+
+def _read(shown: list[bytes]) -> list[x509.Certificate] | None:
+    """None: one of them cannot be read. OpenSSL takes more than is a certificate for us."""
+    try:
+        return [x509.load_der_x509_certificate(content) for content in shown]
+    except Exception:  # `x509.InvalidVersion`, for example, is no ValueError
+        return None
+
+
+def _name(chain: list[x509.Certificate] | None) -> str | None:
+    """RFC 4514."""
+    with contextlib.suppress(Exception):  # as above
+        return chain[0].subject.rfc4514_string() if chain else None
+    return None
 
 
 def chain_of(secured: ssl.SSLObject) -> list[bytes]:

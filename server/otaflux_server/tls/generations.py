@@ -98,8 +98,11 @@ def _certificates(
     where = f"{name} {getattr(settings, name)}"
     blocks = _blocks(where, contents[name], b"CERTIFICATE")
     try:
-        return [x509.load_pem_x509_certificate(block) for block in blocks]
-    except ValueError:
+        found = [x509.load_pem_x509_certificate(block) for block in blocks]
+        for certificate in found:
+            certificate.extensions  # noqa: B018  # read (and refused) only when looked at
+        return found
+    except Exception:  # of many kinds
         raise TlsUnusable(f"{where} holds something that is no certificate") from None
 
 
@@ -110,7 +113,7 @@ def _lists(settings: TlsSettings, content: bytes) -> list[RevocationList]:
             RevocationList(x509.load_pem_x509_crl(block))
             for block in _blocks(where, content, b"X509 CRL")
         ]
-    except ValueError as error:
+    except Exception as error:  # of many kinds
         raise TlsUnusable(f"{where} cannot be used: {str(error)[:200]}") from None
 
 

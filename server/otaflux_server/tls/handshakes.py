@@ -39,6 +39,7 @@ class Handshake(asyncio.Protocol):
         self._has_failed = False
         self._is_lost = False
 
+    # (asyncio passes the transport that it has, and its types say less)
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         name = transport.get_extra_info("peername")
         self._peer = str(name[0]) if isinstance(name, tuple) and name else ""
@@ -98,7 +99,11 @@ class Handshake(asyncio.Protocol):
             if not self._has_failed:
                 self._port.refused(TlsRefusal.CLOSED, self._peer)
             return
-        early.hand_over(secured, self._protocol())
+        try:
+            early.hand_over(secured, self._protocol())
+        except BaseException:  # else it would go on, half set up: without what `tls` checks
+            secured.abort()
+            raise
 
 
 class _Early(asyncio.Protocol):

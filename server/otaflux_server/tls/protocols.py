@@ -13,6 +13,7 @@ class InternalHttpProtocol(HttpToolsProtocol):
 
     tls: TlsPort
 
+    # (asyncio passes the transport that it has; uvicorn narrows the type likewise)
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Remembers what the client showed."""
         super().connection_made(transport)

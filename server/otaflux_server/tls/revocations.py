@@ -65,6 +65,7 @@ class RevocationList:
             if not usage.crl_sign:
                 return False
         try:
+            # (of a key that signs nothing it raises TypeError)
             return self._crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
         except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -132,6 +133,14 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
         return Issued(certificate, key, self._between)
+
+
+def unreadable(certificate: x509.Certificate) -> bytes:
+    """It (PEM) as one of a version that there is not, which OpenSSL hands on all the same."""
+    content = certificate.public_bytes(Encoding.DER)
+    version = bytes.fromhex("a0030201")
+    before, _, after = content.partition(version)
+    return ssl.DER_cert_to_PEM_cert(before + version + b"\x05" + after[1:]).encode()
 
 
 def _name(text: str) -> x509.Name:

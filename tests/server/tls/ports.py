@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -161,7 +160,7 @@ def swap_link(folder: Path, version: str, contents: dict[str, bytes]) -> None:
     target.mkdir()
     for name, content in contents.items():
         (target / f"{name}.pem").write_bytes(content)
-    os.symlink(target.name, folder / "..data_tmp")  # noqa: PTH211
+    (folder / "..data_tmp").symlink_to(target.name)
     (folder / "..data_tmp").replace(folder / "..data")
     for name in contents:
         link = folder / f"{name}.pem"

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from tests.server.fleets import firmware, version_body
-from tests.server.tls.authorities import DAY, Authority, Issued, Key, p256, rsa2048
+from tests.server.tls.authorities import (
+    DAY,
+    Authority,
+    Issued,
+    Key,
+    p256,
+    rsa2048,
+    unreadable,
+)
 from tests.server.tls.ports import SECONDS, Files, Port, alert_of, ask, secured
 
 WEAK = "ALL:@SECLEVEL=0"
@@ -202,6 +210,23 @@ class TestChains:
             assert (answer.status, reason.encode() in answer.body) == (401, True)
             assert ask(connection) is None
         assert port.refused(reason) == 1
+
+    def test_one_that_cannot_be_read_makes_nothing_unchecked(
+        self, port: Port, devices: Authority, below: Authority
+    ) -> None:
+        with port.replaced():
+            port.files.set(crl=devices.revocations(below.certificate) + below.revocations())
+        client = below.client()
+        context = port.context()
+        certificate, key = client.write(port.files.folder, "odd")
+        certificate.write_bytes(client.pem + unreadable(devices.certificate))
+        context.load_cert_chain(certificate, key)
+        with port.connect(context) as connection:
+            answer = ask(connection)
+            assert answer is not None
+            assert (answer.status, b"CertificateUnfit" in answer.body) == (401, True)
+            assert ask(connection) is None
+        assert port.refused("CertificateUnfit") == 1
 
     def test_longer_than_allowed_are_refused(self, port: Port) -> None:
         root = Authority("short", path_length=0)
