@@ -102,10 +102,11 @@ class Resolver:
         if job is not None and job.running is not None:
             job.running.cancel()
         entry = job.entry if job is not None else None
-        self._jobs[key] = _Job(request, entry=entry, release=rollout.status.release)
+        nothing = Resolution(doubtful=request.verify is not None)
+        self._jobs[key] = _Job(request, nothing, entry, release=rollout.status.release)
         self._backoff.reset(key)
         self._queue.put(key)
-        return Resolution()
+        return nothing
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
@@ -143,7 +144,7 @@ class Resolver:
             if job.request.verify is None:
                 return
             # Whether what was verified still is, is not known.
-            resolution = Resolution()
+            resolution = replace(_unanswered(job, None), doubtful=True)
         else:
             resolution = running.result()
         changed = resolution != job.resolution
@@ -152,7 +153,7 @@ class Resolver:
             self._news(key)
 
     async def _resolve(self, key: Key, job: _Job) -> Resolution:
-        before = None
+        before = verifier = None
         try:
             verifier = await self._verifier(key, job)
             before = job.resolution.found
@@ -169,11 +170,11 @@ class Resolver:
             failure = Failure(registry_reason(error.reason), str(error), not error.retryable)
             wait = error.retry_after or 0.0 if isinstance(error, RateLimited) else 0.0
             self._retry(key, job, failure, wait)
-            return Resolution(before, failure)
+            return _unanswered(job, verifier, before, failure)
         else:
             return self._found(key, job, before, found)
         self._retry(key, job, failure)
-        return Resolution(before, failure)
+        return _unanswered(job, verifier, before, failure)
 
     def _found(self, key: Key, job: _Job, before: Found | None, found: _Findings) -> Resolution:
         wrong = found.unverified or found.current
@@ -282,6 +283,30 @@ class Resolver:
         return request.artifact.interval.seconds * (1 + random() / 10)
 
 
+def _unanswered(
+    job: _Job,
+    verifier: Verifier | None,
+    found: Found | None = None,
+    failure: Failure | None = None,
+) -> Resolution:
+    """What is known while nothing new is; a registry that is silent makes nothing trusted again.
+
+    `verifier` None: the keys are not known either.
+    """
+    release = job.release
+    if job.request.verify is None or release is None:
+        return Resolution(found, failure)
+    if verifier is not None and verifier.proof(release.digest) is not None:
+        return Resolution(found, failure)
+    doubtful = verifier is not None or job.resolution.doubtful
+    return Resolution(found, failure, None, _wrong_before(job, release.digest), doubtful)
+
+
+def _wrong_before(job: _Job, digest: str) -> Unverified | None:
+    wrong = (job.resolution.unverified, job.resolution.current)
+    return next((known for known in wrong if known is not None and known.digest == digest), None)
+
+
 def _with_entry(found: Found, entry: str | None) -> Found:
     return replace(found, artifact=found.artifact.model_copy(update={"credentials": entry}))
 
@@ -314,7 +339,8 @@ async def _check(
 ) -> Unverified | None:
     """Why the current release does not verify by the keys as they are now, where it is not `named`.
 
-    What the registry does not hold any more, or not now, says nothing about it.
+    What the registry does not hold any more, or not now, says nothing about it: it stays what it
+    was, unless other keys may sign since.
     """
     release = job.release
     if release is None or release.digest == named or verifier.proof(release.digest) is not None:
@@ -328,4 +354,14 @@ async def _check(
         return Unverified(release.version, release.digest, problem.reason, str(problem))
     except OciError as error:
         log.warning("current release not checked", digest=release.digest, why=str(error))
+        if (wrong := _wrong_before(job, release.digest)) is not None:
+            return wrong
+        if release.digest in job.proofs:
+            return Unverified(
+                release.version,
+                release.digest,
+                registry_reason(error.reason),
+                "The keys changed since it was verified, and by those there are now it cannot be "
+                f"checked: {error}",
+            )
     return None

@@ -74,17 +74,15 @@ class DeviceApp:
         if exchange is None or not exchange.at_once or scope["method"] not in exchange.methods:
             return None
         try:
-            request = self._enter(scope, _no_body, tenant=None, path=path)
+            request = self._enter(scope, _no_body, None, path)
             asking = self._identify(exchange, request)
         except Refused as refused:
             self._note(scope, refused)
             return exchange.refuse(refused)
         record = exchange.observe(asking)
-        if record.unread:
-            return None
         decision = exchange.decide(record)
-        if exchange.begins(request, record, decision):
-            # The claim has to be waited for: `__call__` goes on from here.
+        if record.unread or exchange.begins(request, record, decision):
+            # The database has to be waited for: `__call__` goes on from here.
             scope.setdefault("state", {})[_BEGUN] = (exchange, request, record)
             return None
         reply = exchange.answer(request, record, decision)
@@ -97,6 +95,7 @@ class DeviceApp:
         begun = scope.get("state", {}).pop(_BEGUN, None)
         if begun is not None:
             exchange, request, record = begun
+            await exchange.prepare(record)
             # Decided again: policies may have changed since.
             await self._go_on(send, exchange, request, record, exchange.decide(record))
             return
@@ -114,7 +113,7 @@ class DeviceApp:
         try:
             if scope["method"] not in exchange.methods:
                 raise _not_allowed(exchange)
-            request = self._enter(scope, receive, tenant=tenant, path=path)
+            request = self._enter(scope, receive, tenant, path)
             if exchange.reads_body:
                 await request.read(self._max_body)
             asking = self._identify(exchange, request)
@@ -129,7 +128,6 @@ class DeviceApp:
         self,
         scope: MutableMapping[str, Any],
         receive: Receive,
-        *,
         tenant: str | None,
         path: str,
     ) -> Request:
@@ -147,9 +145,7 @@ class DeviceApp:
             raise Refused(401, str(error), headers=challenge, reason=error.reason) from None
         namespace = self._namespace_of(identity, tenant)
         prefix = f"/t/{tenant}" if tenant is not None else ""
-        return Request(
-            scope, receive, identity=identity, namespace=namespace, prefix=prefix, path=path
-        )
+        return Request(scope, receive, identity, namespace, prefix, path)
 
     def _namespace_of(self, identity: Identity, tenant: str | None) -> str:
         namespace = identity.namespace

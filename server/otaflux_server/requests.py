@@ -42,7 +42,6 @@ class Request:
         self,
         scope: MutableMapping[str, Any],
         receive: Receive,
-        *,
         identity: Identity,
         namespace: str,
         prefix: str,

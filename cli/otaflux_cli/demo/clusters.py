@@ -195,9 +195,7 @@ async def _operator_token(control_plane: ControlPlane, folder: Path) -> Path:
     await control_plane.kubectl("-n", _SYSTEM, "create", "serviceaccount", _OPERATOR)
     file = folder / "operator-token"
     file.touch(mode=0o600)
-    file.write_text(
-        await control_plane.service_account_token(_SYSTEM, _OPERATOR, "otaflux-server")
-    )
+    file.write_text(await control_plane.service_account_token(_SYSTEM, _OPERATOR, "otaflux-server"))
     return file
 
 

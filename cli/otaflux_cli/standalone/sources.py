@@ -29,9 +29,7 @@ class ArtifactPlaces:
     ) -> None:
         self._layout = None if layout is None else ImageLayout(layout)
         self._lookups = registries.RegistrySources(settings)
-        self._pulls = RegistrySources(
-            credentials, settings, max_artifact_bytes=max_artifact_bytes
-        )
+        self._pulls = RegistrySources(credentials, settings, max_artifact_bytes=max_artifact_bytes)
 
     @asynccontextmanager
     async def open(

@@ -66,13 +66,16 @@ class Resolution:
     """How far the artifact of this very spec is resolved: `found` survives a later `failure`.
 
     With `spec.verify`, only as long as it is known to verify by the keys as they are now; what does
-    not is `unverified`. `current`: the same of the current release, where that is another one.
+    not is `unverified`. `current`: the same of the current release, where that is another one, or
+    was found before the registry stopped to answer. `doubtful`: whether the current release
+    verifies by the keys as they are now is not known.
     """
 
     found: Found | None = None
     failure: Failure | None = None
     unverified: Unverified | None = None
     current: Unverified | None = None
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

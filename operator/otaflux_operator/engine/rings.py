@@ -29,7 +29,7 @@ def advance_rings(
     """Completes open rings, opens the next ones, and ends the run when all are complete.
 
     Nothing moves while the spec is not `Active` or not supported, nor after a ring failed, nor
-    while the release does not verify by the keys as they are. A ring that is renamed is another
+    while the release is not known to verify by the keys as they are. A ring that is renamed is another
     ring. One that was open stays in the status when it is deleted, so that it is open again where
     it comes back in the same run.
     """
@@ -41,6 +41,7 @@ def advance_rings(
         and rollout.spec.state is State.ACTIVE
         and draft.unsupported is None
         and draft.untrusted is None
+        and not observation.resolution.doubtful
         and draft.trip is None
     )
     counted = _counted(draft, rollout, observation, now)

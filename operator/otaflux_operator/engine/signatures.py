@@ -55,7 +55,10 @@ def verified(situation: Situation) -> Verdict:
         text = f"{found.version} ({found.digest}) is signed by {found.proof.key}."
         return Verdict(type_, True, Reason.VERIFIED, text)
     if failure is not None:
-        return Verdict(type_, None, failure.reason, f"Nothing is verified: {failure.message}")
+        text = f"Nothing is verified: {failure.message}"
+        if resolution.doubtful and release is not None:
+            text = f"{text} Until then no further ring of {release.version} opens."
+        return Verdict(type_, None, failure.reason, text)
     known = situation.previous(type_)
     if known is not None and known.status is ConditionStatus.TRUE:
         return Verdict(type_, True, Reason.VERIFIED, known.message)

@@ -97,8 +97,9 @@ class Tokens(Identifier):
         value = only_header(scope, b"authorization")
         if value is None:
             raise Unidentified(Refusal.NO_TOKEN, "a token is needed")
-        scheme, _, token = value.decode("latin-1").partition(" ")
-        if scheme.lower().encode("latin-1") not in _SCHEMES or not is_token(token):
+        scheme, _, text = value.partition(b" ")
+        token = text.decode("latin-1")
+        if scheme.lower() not in _SCHEMES or not is_token(token):
             raise Unidentified(Refusal.MALFORMED_HEADER, "this is no device token")
         holder = self._holders.get(hash_of(token))
         if holder is None:

@@ -1,7 +1,6 @@
 """The SSL context of one generation of a port's files."""
 
 import ssl
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Protocol
 
@@ -19,9 +18,6 @@ class Watcher(Protocol):
         """The handshake failed with this error; the alert that says so has yet to be sent."""
         ...
 
-
-WATCHER: ContextVar[Watcher | None] = ContextVar("WATCHER", default=None)
-"""Who watches the handshakes that begin in this context."""
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -67,6 +63,7 @@ class ServerContext(ssl.SSLContext):
     """
 
     sslobject_class = ServerObject
+    _expected: Watcher | None = None
 
     def __new__(cls, _settings: TlsSettings) -> "ServerContext":
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
@@ -92,6 +89,10 @@ class ServerContext(ssl.SSLContext):
             # chain ends; here an authority that is trusted itself would need one, too.
             self.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
+    def expect(self, watcher: Watcher) -> None:
+        """The connection that begins next is this one's."""
+        self._expected = watcher
+
     def wrap_bio(
         self,
         incoming: ssl.MemoryBIO,
@@ -100,10 +101,10 @@ class ServerContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """The server's side of a new connection, watched by who began it."""
+        """The server's side of a new connection, watched by who was expected."""
         made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         assert isinstance(made, ServerObject)
-        made.incoming, made.watcher = incoming, WATCHER.get()
+        made.incoming, made.watcher, self._expected = incoming, self._expected, None
         if made.watcher is not None:
             incoming.write(made.watcher.early())
         return made

@@ -4,7 +4,6 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
-from otaflux_server.tls.contexts import WATCHER
 from otaflux_server.tls.ports import TlsPort
 from otaflux_server.tls.reasons import TlsRefusal, refusal_of
 
@@ -49,8 +48,6 @@ class Handshake(asyncio.Protocol):
             return
         self._under_way.add(self)
         transport.pause_reading()  # (uvloop reads on: see `data_received`)
-        # uvloop begins it in the context of this call, asyncio in that of the task.
-        WATCHER.set(self)
         self._task = asyncio.get_running_loop().create_task(self._secure())
 
     def data_received(self, data: bytes) -> None:
@@ -79,10 +76,14 @@ class Handshake(asyncio.Protocol):
         try:
             if self._is_lost:
                 raise ConnectionResetError
+            context = self._port.generation.context
+            # Called right before what `start_tls` calls soon, which makes the connection's object.
+            # (A context variable does not do: on uvloop all connections of a server share one.)
+            loop.call_soon(context.expect, self)
             secured = await loop.start_tls(
                 self._transport,
                 early,
-                self._port.generation.context,
+                context,
                 server_side=True,
                 ssl_handshake_timeout=self._port.settings.handshake_seconds,
                 ssl_shutdown_timeout=_CLOSE_SECONDS,

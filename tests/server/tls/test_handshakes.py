@@ -250,6 +250,36 @@ def test_without_client_ca_nobody_has_to_show_one(
         assert answer.status == 200
 
 
+def test_many_at_once_are_told_apart(port: Port, devices: Authority) -> None:
+    good = port.context(devices.client())
+    stranger = port.context(Authority("strangers").client())
+
+    def polls(_: int) -> int | None:
+        with port.connect(good) as connection:
+            answer = ask(connection)
+            return None if answer is None else answer.status
+
+    def speaks_plainly(_: int) -> bytes:
+        with port.plain() as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            return _all(connection)
+
+    with ThreadPoolExecutor(30) as pool:
+        told = [
+            (
+                pool.submit(polls, number),
+                pool.submit(alert_of, port, stranger),
+                pool.submit(speaks_plainly, number),
+            )
+            for number in range(50)
+        ]
+        for answer, alert, plain in told:
+            assert answer.result(SECONDS) == 200
+            assert alert.result(SECONDS) == "TLSV1_ALERT_UNKNOWN_CA"
+            assert b"HTTP/1.1" not in plain.result(SECONDS)
+    assert (port.refused("UnknownAuthority"), port.refused("NotTls")) == (50, 50)
+
+
 class TestWhatIsNoHandshake:
     def test_a_greeting_that_is_there_at_once_is_answered(
         self, port: Port, devices: Authority

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from otaflux_server.serving import UpdateServer
 from otaflux_server.tls.generations import TlsUnusable
 from tests.server.fleets import settings
-from tests.server.tls.authorities import Authority
+from tests.server.tls.authorities import Authority, unreadable
 from tests.server.tls.ports import Files
 
 
@@ -27,6 +27,10 @@ from tests.server.tls.ports import Files
         (lambda files, _: files.set(key=b"x"), "holds no private key"),
         (lambda files, _: files.set(certificate=b"x"), "holds no PEM block CERTIFICATE"),
         (lambda files, _: files.set(crl=b"x"), "holds no PEM block X509 CRL"),
+        (
+            lambda files, other: files.set(client_ca=unreadable(other.certificate)),
+            "client_ca .* holds something that is no certificate",
+        ),
         (lambda files, other: files.set(key=other.server().key_pem), "is not that of certificate"),
         (lambda files, other: files.set(key=encrypted(other)), "is encrypted"),
     ],
