@@ -183,7 +183,7 @@ class Authorizations:
         if isinstance(expiry, bool) or not isinstance(expiry, int | float) or not expiry > 0:
             expiry = _DEFAULT_EXPIRY
         # Counted from before the request and shortened, so that it does not end on the way.
-        lifetime = min(float(expiry), _MAX_EXPIRY) * 0.9
+        lifetime = min(expiry, _MAX_EXPIRY) * 0.9
         header = f"Bearer {token}"
         _remember(self._tokens, key, _Token(header, asked_at + lifetime))
         return header

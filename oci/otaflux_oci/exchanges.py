@@ -169,7 +169,14 @@ class Exchanges:
             },
         )
         async with self._slot(url):
-            response = await self._transport.handle_async_request(request)
+            try:
+                # Of the whole: whoever sends a byte now and then is never silent.
+                async with asyncio.timeout(limits.request_seconds):
+                    response = await self._transport.handle_async_request(request)
+            except TimeoutError:
+                raise RegistryUnreachable(
+                    f"{url.host} did not answer within {limits.request_seconds:.0f} s."
+                ) from None
             try:
                 yield response
             finally:
@@ -197,8 +204,9 @@ class Exchanges:
         distribution 2.8.2 ends some of them with a wrong Content-Length.
         """
         try:
-            return await self.read(response, _ERROR_BYTES, what="The answer")
-        except OciError:
+            async with asyncio.timeout(self._limits.read_seconds):
+                return await self.read(response, _ERROR_BYTES, what="The answer")
+        except (OciError, TimeoutError):
             return b""
 
 

@@ -18,6 +18,7 @@ _UNKNOWN_PLATFORM = "unknown/unknown"
 _OWN_ANNOTATION = "org.opencontainers.image.created"
 _DEPTH = 2
 _MOST = 32
+_MOST_ANNOTATIONS = 512
 _SHOWN = 8
 
 
@@ -66,20 +67,24 @@ async def firmware_of(
         return Chosen(firmware_layer(top, media_type=media_type, title=title), top.annotations)
     where = f"The image index {repository}@{top.digest}"
     children: list[_Child] = []
-    pending: list[tuple[Manifest, tuple[Mapping[str, str], ...], int]] = [
-        (top, (top.annotations,), 1)
+    inside = _inside(top, where)
+    pending: list[tuple[list[Descriptor], tuple[Mapping[str, str], ...], int]] = [
+        (inside, (top.annotations,), 1)
     ]
-    fetched = 0
+    count = len(inside)
+    require_few(count, where)
     while pending:
-        index, above, depth = pending.pop()
-        for descriptor in filter(_may_hold_firmware, index.manifests):
-            fetched += 1
-            require_few(fetched, where)
+        descriptors, above, depth = pending.pop()
+        for descriptor in descriptors:
             manifest = await source.manifest(repository, descriptor.digest)
             levels = (*above, descriptor.annotations, manifest.annotations)
+            require_few_annotations(sum(map(len, levels)), where)
             if manifest.is_index:
                 require_shallow(depth, where)
-                pending.append((manifest, levels, depth + 1))
+                inside = _inside(manifest, where)
+                count += len(inside)
+                require_few(count, where)
+                pending.append((inside, levels, depth + 1))
                 continue
             layer: Descriptor | OciError
             try:
@@ -96,15 +101,30 @@ async def firmware_of(
 
 
 def require_few(count: int, where: str) -> None:
-    """Raises TooLarge, before a manifest more is fetched."""
+    """Raises TooLarge, before any of those is fetched."""
     if count > _MOST:
         raise TooLarge(f"{where} has more than {_MOST} manifests, the limit. Name one by digest.")
+
+
+def require_few_annotations(count: int, where: str) -> None:
+    """Raises TooLarge: those of all that leads to a manifest are kept for each."""
+    if count > _MOST_ANNOTATIONS:
+        raise TooLarge(
+            f"{where} and a manifest in it have more than {_MOST_ANNOTATIONS} annotations."
+        )
 
 
 def require_shallow(depth: int, where: str) -> None:
     """Raises UnsupportedManifest for an index below an index below an index, or a ring of them."""
     if depth >= _DEPTH:
         raise UnsupportedManifest(f"{where} holds indexes within indexes: name one by digest.")
+
+
+def _inside(index: Manifest, where: str) -> list[Descriptor]:
+    found = list(filter(_may_hold_firmware, index.manifests))
+    for descriptor in found:
+        require_few_annotations(len(descriptor.annotations), where)
+    return found
 
 
 def _may_hold_firmware(child: Descriptor) -> bool:

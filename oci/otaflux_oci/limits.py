@@ -34,8 +34,14 @@ class Limits:
 
     tag_page_bytes: int = 4 * MIB
 
+    tags: int = 100_000
+    """Tags of one list. A longer list is an error too."""
+
     referrer_pages: int = 20
     """Pages of the list of what refers to a manifest. A longer list is an error."""
+
+    referrers: int = 10_000
+    """Entries of that list. A longer list is an error too."""
 
     signatures: int = 64
     """Signatures of one manifest that are tried; what lies beyond is as good as not there."""
@@ -54,10 +60,12 @@ class Limits:
     connect_seconds: float = 10.0
 
     read_seconds: float = 30.0
-    """Silence on a connection after which it is given up."""
+    """Silence on a connection after which it is given up; and how long the body of an answer that
+    is an error may take."""
 
     request_seconds: float = 60.0
-    """One manifest, or one page of tags, with its redirects, tokens and waiting."""
+    """One manifest, or one page of tags, with its redirects, tokens and waiting; of a blob, each
+    request until its content begins."""
 
     blob_seconds: float = 3600.0
     """One blob with all its resumptions."""

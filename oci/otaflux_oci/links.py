@@ -8,6 +8,8 @@ import httpx
 
 from .errors import RegistryError
 from .exchanges import origin, parse_url
+from .manifests import parse_json
+from .references import is_tag
 
 _LINK = re.compile(r"<([^<>]*)>([^<]*)")
 _LINK_PARAMETER = re.compile(r';\s*([^\s=;,"]+)\s*=\s*(?:"([^"]*)"|([^\s;,"]*))')
@@ -30,3 +32,16 @@ def next_page(response: httpx.Response, url: httpx.URL, where: str) -> httpx.URL
                 )
             return following
     return None
+
+
+def tag_page(body: bytes, where: str) -> list[str]:
+    """The tags of one page. Raises RegistryError."""
+    try:
+        tags = parse_json(body)["tags"]
+    except (ValueError, TypeError, KeyError):
+        raise RegistryError(f"{where} is not what the specification says.") from None
+    if tags is None:  # distribution, for a repository whose last tag was deleted
+        return []
+    if not isinstance(tags, list):
+        raise RegistryError(f"{where} is not what the specification says.")
+    return [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]

@@ -22,6 +22,9 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST}) | INDEX_TYPES
 
+_MEDIA_TYPE_LENGTH = 255  # RFC 6838, section 4.2
+_LARGEST = 2**53 - 1  # what JSON numbers hold without loss (RFC 7493)
+
 EMPTY_MEDIA_TYPE = "application/vnd.oci.empty.v1+json"
 
 VERSION_ANNOTATION = "org.opencontainers.image.version"
@@ -175,11 +178,14 @@ def _descriptor(value: Any, where: str) -> Descriptor:
         raise UnsupportedManifest(f"{where} has a descriptor that is not an object.")
     media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
     artifact_type = value.get("artifactType")
-    if not isinstance(media_type, str) or not media_type:
-        raise UnsupportedManifest(f"{where} has a descriptor without media type.")
+    if not isinstance(media_type, str) or not 0 < len(media_type) <= _MEDIA_TYPE_LENGTH:
+        raise UnsupportedManifest(
+            f"{where} has a descriptor without media type, or with one of more than "
+            f"{_MEDIA_TYPE_LENGTH} characters."
+        )
     if not isinstance(digest, str) or not is_digest(digest):
         raise UnsupportedManifest(f"{where} has a descriptor whose digest is not SHA-256.")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _LARGEST:
         raise UnsupportedManifest(f"{where} has a descriptor whose size is not a number.")
     if artifact_type is not None and not isinstance(artifact_type, str):
         raise UnsupportedManifest(f"{where} has an artifactType that is not text.")

@@ -30,7 +30,7 @@ from .errors import (
 )
 from .exchanges import Exchanges, backoff, deadline, origin
 from .limits import Limits
-from .links import next_page
+from .links import next_page, tag_page
 from .manifests import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -149,14 +149,16 @@ class RegistryClient:
                 body = await self._exchanges.read(response, self._limits.tag_page_bytes, what=where)
                 following = next_page(response, url, where)
             known = len(found)
-            found.update(dict.fromkeys(_page(body, where)))
+            found.update(dict.fromkeys(tag_page(body, where)))
+            if len(found) > self._limits.tags:
+                break
             # distribution 2.8.2 ignores n and last: no news means that this was the last page.
             if following is None or len(found) == known:
                 return list(found)
             url = following
         raise TooLarge(
-            f"{where} has more than {self._limits.tag_pages} pages. Delete old tags, or name one "
-            "tag instead of a range."
+            f"{where} has more than {self._limits.tag_pages} pages or {self._limits.tags} tags. "
+            "Delete old tags, or name one tag instead of a range."
         )
 
     async def referrers(self, repository: Repository, digest: str) -> list[Descriptor]:
@@ -192,11 +194,14 @@ class RegistryClient:
                 following = next_page(response, url, where)
             page = by_api(body, content_type, where)
             found.update((known.digest, known) for known in page)
+            if len(found) > self._limits.referrers:
+                break
             if following is None:
                 return list(found.values())
             url = following
         raise TooLarge(
-            f"{where} has more than {self._limits.referrer_pages} pages. Delete what is not needed."
+            f"{where} has more than {self._limits.referrer_pages} pages or "
+            f"{self._limits.referrers} entries. Delete what is not needed."
         )
 
     def blob(
@@ -385,15 +390,3 @@ def _error_codes(body: bytes) -> list[str]:
     except (ValueError, TypeError, KeyError):
         return []
     return [code for code in codes if isinstance(code, str) and _ERROR_CODE.fullmatch(code)]
-
-
-def _page(body: bytes, where: str) -> list[str]:
-    try:
-        tags = parse_json(body)["tags"]
-    except (ValueError, TypeError, KeyError):
-        raise RegistryError(f"{where} is not what the specification says.") from None
-    if tags is None:  # distribution, for a repository whose last tag was deleted
-        return []
-    if not isinstance(tags, list):
-        raise RegistryError(f"{where} is not what the specification says.")
-    return [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -74,7 +75,9 @@ async def resolve(
     if digest is not None:
         reference, tag = require_digest(digest), None
     elif semver is not None:
-        reference = tag = newest_tag(await source.tags(repository), semver, repository)
+        # In a thread: of a hundred thousand tags it takes seconds.
+        tags = await source.tags(repository)
+        reference = tag = await asyncio.to_thread(newest_tag, tags, semver, repository)
     else:
         assert tag is not None
         reference = require_tag(tag)

@@ -10,6 +10,13 @@ GREATEST = 2**53 - 1
 """The greatest number with a canonical form (RFC 8785, section 3.2.2.3)."""
 
 
+BELIEVED = 2**40
+"""The greatest that others are followed to: servers prove none, and enough must be left above it.
+
+As a time in seconds it is in the year 36812.
+"""
+
+
 class Epochs:
     """The operator's epoch. `is_leader`: whether it surely may write now.
 
@@ -34,7 +41,7 @@ class Epochs:
 
         As after a clock that was ahead, or with servers that knew an operator before.
         """
-        if epoch < self.current or epoch >= GREATEST or not self._is_leader():
+        if not self.current <= epoch <= max(self.current, BELIEVED) or not self._is_leader():
             return
         self.current = self.floor = epoch + 1
         log.warning("epoch raised: everything is published again", epoch=self.current)

@@ -6,19 +6,25 @@ from types import TracebackType
 
 import structlog
 
+from otaflux_policy.lines import one_line
+
 _LENGTH = 500
 
 
 def log_to_stderr(level: str) -> None:
     """Lines of at least this level: readable at a terminal, else one JSON object each."""
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-    human = sys.stderr.isatty()
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    if sys.stderr.isatty():
+        processors += [one_line, structlog.dev.ConsoleRenderer()]
+    else:
+        processors.append(structlog.processors.JSONRenderer())
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

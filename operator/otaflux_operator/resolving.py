@@ -161,11 +161,18 @@ class Resolver:
                 # By keys that are no more it is not verified.
                 proof = verifier.proof(before.digest)
                 before = replace(before, proof=proof) if proof is not None else None
-            found = await self._find(key, job, before, verifier)
+            async with asyncio.timeout(self._timing.lookup_most):
+                found = await self._find(key, job, before, verifier)
         except SecretProblem as problem:
             failure = Failure(problem.reason, str(problem), lasting=True)
         except Unavailable as error:
             failure = Failure(Reason.SECRET_UNAVAILABLE, str(error))
+        except TimeoutError:
+            failure = Failure(
+                Reason.REGISTRY_UNREACHABLE,
+                f"{job.request.artifact.repository} was not looked up within "
+                f"{self._timing.lookup_most:.0f} s.",
+            )
         except OciError as error:
             failure = Failure(registry_reason(error.reason), str(error), not error.retryable)
             wait = error.retry_after or 0.0 if isinstance(error, RateLimited) else 0.0

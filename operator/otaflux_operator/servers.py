@@ -1,5 +1,6 @@
 """The servers' internal API."""
 
+import asyncio
 import os
 import ssl
 from pathlib import Path
@@ -11,6 +12,7 @@ from otaflux_operator.ports import Unavailable
 from otaflux_policy.served import ServedRollout
 
 TIMEOUT = 2.0
+_ANSWER_SECONDS = 10.0
 _ANSWER_LIMIT = 1024 * 1024
 _TOKEN_LIMIT = 8192
 
@@ -45,14 +47,21 @@ class HttpUpdateServers:
         url = f"{self._url}/internal/v1/rollouts/{namespace}/{name}"
         client = await self._connected()
         try:
-            async with client.stream("GET", url, headers=self._headers()) as response:
+            # `TIMEOUT` is for each piece of the answer. They stay as they are: unpacked they might
+            # be of any size.
+            async with (
+                asyncio.timeout(_ANSWER_SECONDS),
+                client.stream("GET", url, headers=self._headers()) as response,
+            ):
                 body = bytearray()
-                async for part in response.aiter_bytes():
+                async for part in response.aiter_raw():
                     body += part
                     if len(body) > _ANSWER_LIMIT:
                         raise Unavailable(f"{url} answers with more than 1 MiB")
         except httpx.TimeoutException:
             raise Unavailable(f"{url} does not answer within {TIMEOUT:.0f} s") from None
+        except TimeoutError:
+            raise Unavailable(f"{url} takes longer than {_ANSWER_SECONDS:.0f} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unavailable(f"{url} cannot be reached ({_why(error)})") from None
         if response.status_code != httpx.codes.OK:
@@ -87,18 +96,21 @@ class HttpUpdateServers:
 
     def _headers(self) -> dict[str, str]:
         """With the token, if there is one. Raises Unavailable."""
+        plain = {"Accept-Encoding": "identity"}
         if self._token_file is None:
-            return {}
+            return plain
         try:
             with self._token_file.open("rb") as file:
                 token = file.read(_TOKEN_LIMIT).strip().decode("ascii")
         except FileNotFoundError:
-            return {}
+            return plain
         except (OSError, UnicodeDecodeError) as error:
             raise Unavailable(
                 f"OTAFLUX_SERVER_TOKEN_FILE {self._token_file} cannot be read ({_why(error)})"
             ) from None
-        return {"Authorization": f"Bearer {token}"} if token.isprintable() and token else {}
+        if not token or not token.isprintable():
+            return plain
+        return plain | {"Authorization": f"Bearer {token}"}
 
 
 _ADVICE = {

@@ -23,6 +23,9 @@ class Timing:
     resolve_workers: int = 16
     """Registries that are asked at a time; a slow one holds up nobody but these."""
 
+    lookup_most: float = 900.0
+    """One lookup with all that belongs to it: tags, manifests, signatures, an archive."""
+
     ask_workers: int = 8
     """Questions to the servers at a time."""
 

@@ -8,6 +8,7 @@ from hashlib import sha256
 from otaflux_oci import Resolved, SignatureError, Source
 from otaflux_oci.manifests import PRODUCT_ANNOTATION, VERSION_ANNOTATION
 from otaflux_oci.signatures import PublicKey, public_keys, verify
+from otaflux_oci.versions import semantic_version
 from otaflux_operator.accesses import SecretProblem
 from otaflux_operator.engine import Proof
 from otaflux_operator.ports import Secrets
@@ -112,10 +113,11 @@ class Verifier:
 def require_identity(resolved: Resolved, product: str) -> None:
     """What a signed manifest has to say of itself, so that it cannot go by another name.
 
-    That a tag which is a semantic version is the annotated one is seen to by `otaflux_oci.resolve`.
+    A tag that is a semantic version has to be the annotated one to the letter: what
+    `otaflux_oci.resolve` overlooks in any release, the build, is another release when it is signed.
 
     Raises:
-        NotVerified: it does not say its version, or another product.
+        NotVerified: it does not say its version, or says another than the tag, or another product.
     """
     said = resolved.annotations
     where = f"The manifest {resolved.digest}"
@@ -124,6 +126,13 @@ def require_identity(resolved: Resolved, product: str) -> None:
             Reason.VERSION_ANNOTATION_MISSING,
             f"{where} is signed, but does not say its version, so it could go by any tag: push it "
             f"with the annotation {VERSION_ANNOTATION} and sign that.",
+        )
+    tagged = semantic_version(resolved.reference)
+    if tagged is not None and tagged != semantic_version(said[VERSION_ANNOTATION]):
+        raise NotVerified(
+            Reason.VERSION_MISMATCH,
+            f"{where} is signed as {said[VERSION_ANNOTATION]} ({VERSION_ANNOTATION}), not as the "
+            f"{resolved.reference} of its tag: push and sign it as that, or name it by its digest.",
         )
     if product and said.get(PRODUCT_ANNOTATION) != product:
         names = (

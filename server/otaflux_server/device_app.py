@@ -80,8 +80,7 @@ class DeviceApp:
             self._note(scope, refused)
             return exchange.refuse(refused)
         record = exchange.observe(asking)
-        decision = exchange.decide(record)
-        if record.unread or exchange.begins(request, record, decision):
+        if record.unread or exchange.begins(request, record, decision := exchange.decide(record)):
             # The database has to be waited for: `__call__` goes on from here.
             scope.setdefault("state", {})[_BEGUN] = (exchange, request, record)
             return None

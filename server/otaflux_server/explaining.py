@@ -245,6 +245,8 @@ def _counted(
         return Check(holds=True, detail="a group names it")
     if record is None:
         return Check(holds=False, detail="it was never heard of, and no group names it")
+    if not counting.weigher.scan_seconds:
+        return Check(holds=True, detail="it was heard of, and no scanner passes for a device")
     span = f"{counting.weigher.scan_seconds:g} s"
     if counting.counted(record):
         return Check(holds=True, detail=f"it polled over more than {span}")

@@ -115,6 +115,8 @@ class DeviceQuery(BaseModel):
 class Refused(BaseModel):
     """Why the caller is not let in, or gets nothing."""
 
+    model_config = ConfigDict(extra="forbid")
+
     detail: str
 
 

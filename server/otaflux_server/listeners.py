@@ -119,6 +119,8 @@ class Listener(uvicorn.Server):
             self._socket.close()
             if self._reloading is not None:
                 await end(self._reloading)
+        for handshake in list(self._handshakes):  # begun before the socket was closed
+            handshake.abort()
         for connection in list(self.server_state.connections):
             transport = getattr(connection, "transport", None)
             if transport is not None:

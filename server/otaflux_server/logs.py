@@ -5,22 +5,8 @@ import sys
 
 import structlog
 
+from otaflux_policy.lines import one_line
 from otaflux_server.settings import Settings
-
-
-def one_line(
-    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Escapes in texts what ends a line, or what a terminal obeys; JSON does so of itself."""
-    return {
-        key: _escaped(value) if isinstance(value, str) else value for key, value in event.items()
-    }
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def configure(settings: Settings) -> None:
@@ -32,12 +18,13 @@ def configure(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    rendering: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
     if text:
-        shared.append(one_line)
-        renderer = structlog.dev.ConsoleRenderer()
+        rendering += [one_line, structlog.dev.ConsoleRenderer()]
+    else:
+        rendering.append(structlog.processors.JSONRenderer())
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -48,8 +35,7 @@ def configure(settings: Settings) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                renderer,
+                *rendering,
             ],
         )
     )

@@ -77,7 +77,7 @@ class PolicyStore:
         if self._files is None:
             return
         saved = self._files.load()
-        self._marks.restore(saved.runs, saved.written)
+        self._marks.restore(saved)
         self._settled = saved.synced
         if self._keys is not None:
             self._keys.replace(
@@ -362,7 +362,11 @@ class PolicyStore:
         marks = self._marks
         keys = self._keys.dumps() if self._keys is not None else []
         return Saved(
-            runs=marks.runs, written=marks.written, keys=keys, synced=self._settled
+            runs=marks.runs,
+            written=marks.written,
+            forgotten=marks.forgotten,
+            keys=keys,
+            synced=self._settled,
         ).dumps()
 
     def _change(self, namespace: str) -> None:

@@ -29,6 +29,9 @@ Key = tuple[str, str]
 Written = tuple[int, int]
 """Epoch and sequence."""
 
+NOTHING: Written = (-1, -1)
+"""Below all that is ever written."""
+
 _STATE = "policies.json"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _WRITE_RETRY_SECONDS = 1.0
@@ -44,13 +47,15 @@ class Saved:
     """What was on disk at start, not validated yet.
 
     `runs` are the highest of each rollout's name, `written` the highest (epoch, sequence) of each
-    object, `keys` the public keys of policies (PEM), `synced` whether a source was ever read.
+    object, `forgotten` that of those no longer among them, `keys` the public keys of policies
+    (PEM), `synced` whether a source was ever read.
     """
 
     policies: dict[Key, str] = field(default_factory=dict)
     groups: dict[Key, str] = field(default_factory=dict)
     runs: dict[Key, int] = field(default_factory=dict)
     written: dict[tuple[Kind, Key], Written] = field(default_factory=dict)
+    forgotten: Written = NOTHING
     keys: list[str] = field(default_factory=list)
     synced: bool = False
 
@@ -63,6 +68,7 @@ class Saved:
                 f"{kind}/{namespace}/{name}": written
                 for (kind, (namespace, name)), written in self.written.items()
             },
+            "forgotten": self.forgotten,
             "keys": self.keys,
         }
         return json.dumps(content).encode()
@@ -77,6 +83,8 @@ class Saved:
         for path, (epoch, sequence) in content.get("written", {}).items():
             kind, namespace, name = path.split("/")
             self.written[_kind(kind), (namespace, name)] = int(epoch), int(sequence)
+        epoch, sequence = content.get("forgotten", NOTHING)
+        self.forgotten = int(epoch), int(sequence)
         self.keys = [str(key) for key in content.get("keys", ())]
 
 

@@ -7,10 +7,11 @@ from otaflux_policy.canonical import InvalidPolicy
 from otaflux_policy.contract import Policy
 from otaflux_policy.groups import Group
 from otaflux_policy.rejections import RejectionReason
-from otaflux_server.policy_files import Key, Kind, Written
+from otaflux_server.policy_files import NOTHING, Key, Kind, Saved, Written
 
 REMEMBERED = 10_000
-"""Names of each kind that are remembered; beyond it those gone for longest are forgotten."""
+"""Names with a run, and objects with an (epoch, sequence); beyond it those are forgotten of which
+nothing is in use, the one written first before others."""
 
 Name = TypeVar("Name")
 Value = TypeVar("Value")
@@ -19,20 +20,23 @@ Value = TypeVar("Value")
 class PolicyMarks:
     """The highest run of each rollout's name, and the highest (epoch, sequence) of each object.
 
-    `in_use` tells whether an object is: such a name is never forgotten.
+    `in_use` tells whether an object is: such a name is never forgotten. Of a name that is not known
+    only what is newer than all that was forgotten comes into use.
     """
 
     def __init__(self, in_use: Callable[[Kind, Key], bool]) -> None:
         self._in_use = in_use
         self.runs: dict[Key, int] = {}
         self.written: dict[tuple[Kind, Key], Written] = {}
+        self.forgotten: Written = NOTHING
+        """The highest of those that are forgotten."""
         self.epoch = 0
         """The highest of all."""
 
-    def restore(self, runs: dict[Key, int], written: dict[tuple[Kind, Key], Written]) -> None:
+    def restore(self, saved: Saved) -> None:
         """Takes up what an earlier process knew."""
-        self.runs, self.written = runs, written
-        self.epoch = max((epoch for epoch, _ in written.values()), default=0)
+        self.runs, self.written, self.forgotten = saved.runs, saved.written, saved.forgotten
+        self.epoch = max(0, self.forgotten[0], *(epoch for epoch, _ in self.written.values()))
 
     def ran(self, key: Key, run: int) -> bool:
         """Notes a run; False where as high a one is known."""
@@ -44,8 +48,9 @@ class PolicyMarks:
     def wrote(self, kind: Kind, key: Key, item: Policy | Group) -> None:
         """Notes that the item is in use."""
         mark = (item.epoch, item.sequence)
-        if mark > self.written.get((kind, key), (-1, -1)):
-            _remember(self.written, (kind, key), mark, lambda old: self._in_use(*old))
+        if mark > self.written.get((kind, key), NOTHING):
+            gone = _remember(self.written, (kind, key), mark, lambda old: self._in_use(*old))
+            self.forgotten = max(self.forgotten, gone or NOTHING)
             self.epoch = max(self.epoch, item.epoch)
 
     def check(
@@ -54,7 +59,7 @@ class PolicyMarks:
         """Raises InvalidPolicy unless the item is `current`, or newer than all that were."""
         if current is not None and current.revision == item.revision:
             return
-        known = self.written.get((kind, key), (-1, -1))
+        known = self.written.get((kind, key), self.forgotten)
         if (item.epoch, item.sequence) <= known:
             raise InvalidPolicy(
                 f"it is not newer (epoch {item.epoch}, sequence {item.sequence}) than one that was "
@@ -82,10 +87,12 @@ def check_sequence(item: Policy | Group, current: Policy | Group | None) -> None
 
 def _remember(
     known: dict[Name, Value], name: Name, value: Value, in_use: Callable[[Name], bool]
-) -> None:
+) -> Value | None:
+    """What was forgotten for it."""
     known.pop(name, None)
     known[name] = value
     if len(known) > REMEMBERED:
         oldest = next((old for old in known if old != name and not in_use(old)), None)
         if oldest is not None:
-            del known[oldest]
+            return known.pop(oldest)
+    return None

@@ -17,6 +17,7 @@ from otaflux_policy.assessing import Spans
 from otaflux_policy.contract import SCHEMA_VERSION
 from otaflux_policy.served import Replica, ServedRollout
 from otaflux_server.access import choosing as access
+from otaflux_server.access.protocols import internal_protocol
 from otaflux_server.artifacts import ArtifactStore
 from otaflux_server.background import RESTART_SECONDS, end, kept
 from otaflux_server.connections import Connections
@@ -48,7 +49,6 @@ from otaflux_server.settings import Settings
 from otaflux_server.slices import collect_often
 from otaflux_server.throttles import Throttle
 from otaflux_server.tls.ports import tls_port
-from otaflux_server.tls.protocols import internal_protocol
 
 log = structlog.get_logger(__name__)
 
@@ -325,7 +325,7 @@ class UpdateServer:
             internal = await listen(
                 self.settings.internal_listen,
                 self.internal_app,
-                "httptools" if internal_tls is None else internal_protocol(internal_tls),
+                internal_protocol(internal_tls, self.metrics),
                 servers,
                 grace_seconds=grace,
                 security=None if internal_tls is None else Security(internal_tls),

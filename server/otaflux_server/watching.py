@@ -164,6 +164,11 @@ def _name(found: KubernetesObject) -> Name:
     return str(metadata.get("namespace", "")), str(metadata.get("name", ""))
 
 
+def _is_same(there: KubernetesObject, found: KubernetesObject) -> bool:
+    """Whether it is that very object, not one that somebody made in its place."""
+    return bool(there["metadata"]["uid"] == found["metadata"]["uid"])
+
+
 async def _watch(
     api: ApiClient, collection: Collection, version: str, idle_seconds: float, seconds: float
 ) -> str:
@@ -193,7 +198,7 @@ async def _watch(
                 # Also told of one that does not fit the selector any more.
                 if _name(found) in collection.known():
                     there = await _object(api, collection, _name(found))
-                    if there is not None:
+                    if there is not None and _is_same(there, found):
                         collection.changed(there)
                         raise _StillThere
                 collection.deleted(found)

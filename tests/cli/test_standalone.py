@@ -295,6 +295,20 @@ def test_a_setting_that_cannot_be_used_is_named(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("port", ["OTAFLUX_TLS", "OTAFLUX_INTERNAL__TLS"])
+def test_tls_files_that_cannot_be_used_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: str
+) -> None:
+    for name in ("certificate", "key"):
+        monkeypatch.setenv(f"{port}__{name.upper()}", f"{name}.pem")
+        (tmp_path / f"{name}.pem").write_text("none")
+    listen = ("--listen", "127.0.0.1:0", "--internal-listen", "127.0.0.1:0")
+    ended = otaflux("standalone", "--manifests", ".", *listen, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "Error: certificate certificate.pem holds no PEM block CERTIFICATE" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_folder_without_rollouts_says_so(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     Database(tmp_path / "data").close()

@@ -148,8 +148,14 @@ def accounts(host: str) -> list[Credentials | None]:
     return [robot(host), secret(host, identitytoken=IDENTITY), None]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.2", "2130706434", "0x7f000002", "127.2", "tokens.test"])
-async def test_a_realm_inside(
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.2", "2130706434", "0x7f000002", "127.2", "169.254.169.254",
+        "loopback.test", "private.test", "metadata.test",
+    ],
+)  # fmt: skip
+async def test_case_6_a_realm_inside(
     misbehaving: MisbehavingRegistry,
     kitchen: Repository,
     inside: LoopbackServer,
@@ -158,7 +164,11 @@ async def test_a_realm_inside(
     host: str,
 ) -> None:
     """It gets no credentials; and where it would be trusted, or none are needed, no connection."""
-    names.answers["tokens.test"] = ["127.0.0.2"]
+    names.answers |= {
+        "loopback.test": ["127.0.0.2"],
+        "private.test": ["10.11.12.13", "fd00::1"],
+        "metadata.test": ["169.254.169.254"],
+    }
     misbehaving.rules.append(Guard(f"http://{host}:{inside.port}/token"))
     for credentials in accounts(misbehaving.host):
         for settings in (narrow(), narrow(host)):

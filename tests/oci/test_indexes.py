@@ -245,7 +245,17 @@ async def test_few_children_are_looked_at(
     ):
         with pytest.raises(TooLarge, match="more than 32 manifests"):
             await found(client, kitchen, most)
-    assert len(misbehaving.asked("manifests")) == 2 * (1 + 32)
+    assert len(misbehaving.asked("manifests")) == 1 + 3, "none of the children"
+
+
+@pytest.mark.parametrize("where", ["own", "said"])
+async def test_few_annotations_are_kept(
+    indexes: Indexes, kitchen: Repository, client: RegistryClient, where: str
+) -> None:
+    many = {f"n{number}": "" for number in range(513)}
+    child = indexes.child(FIRMWARE, **({"own": many} if where == "own" else many))
+    with pytest.raises(TooLarge, match="more than 512 annotations"):
+        await found(client, kitchen, indexes.index(child))
 
 
 @pytest.mark.parametrize(

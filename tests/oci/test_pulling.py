@@ -160,6 +160,8 @@ async def test_case_2_parameters_of_a_type_do_not_matter(
         ({"layers": [{"mediaType": "x/y", "digest": "sha512:00", "size": 1}]}, "SHA-256"),
         ({"layers": [{"mediaType": "x/y", "digest": sha256(b""), "size": -1}]}, "size"),
         ({"layers": [{"mediaType": "x/y", "digest": sha256(b""), "size": True}]}, "size"),
+        ({"layers": [{"mediaType": "x/y", "digest": sha256(b""), "size": 2**53}]}, "size"),
+        ({"layers": [{"mediaType": "x" * 256, "digest": sha256(b""), "size": 1}]}, "media type"),
         ({"config": []}, "not an object"),
         ({"annotations": {"a": 1}}, "annotations"),
         ({"artifactType": 1}, "artifactType"),

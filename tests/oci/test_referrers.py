@@ -160,6 +160,17 @@ async def test_a_list_without_end_is_an_error(
     assert len(misbehaving.asked("/referrers/")) == 3
 
 
+async def test_a_list_of_very_many_is_an_error(
+    misbehaving: MisbehavingRegistry, kitchen: Repository
+) -> None:
+    limits = Limits(referrers=1)
+    async with RegistryClient(settings=LOOPBACK, insecure=True, limits=limits) as client:
+        digest = await client.digest(kitchen, "1.4.0")
+        by_api(misbehaving, lambda _: page(entry(FIRST), entry(SECOND)))
+        with pytest.raises(TooLarge, match="or 1 entries"):
+            await client.referrers(kitchen, digest)
+
+
 async def test_case_9_real_registries(
     registry: Registry, client: RegistryClient, oras: Oras, repository: str, tmp_path: Path
 ) -> None:

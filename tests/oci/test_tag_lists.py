@@ -170,6 +170,16 @@ async def test_case_3_what_is_no_tag_is_dropped(
     assert await client.tags(kitchen) == []
 
 
+async def test_case_3_a_list_of_very_many_tags_is_an_error(
+    misbehaving: MisbehavingRegistry, kitchen: Repository
+) -> None:
+    misbehaving.rules.append(pages({FIRST: ([f"1.0.{n}" for n in range(11)], None)}))
+    limits = Limits(tags=10)
+    async with RegistryClient(settings=LOOPBACK, insecure=True, limits=limits) as client:
+        with pytest.raises(TooLarge, match="or 10 tags"):
+            await client.tags(kitchen)
+
+
 async def test_case_3_a_page_is_bounded(
     misbehaving: MisbehavingRegistry, kitchen: Repository
 ) -> None:

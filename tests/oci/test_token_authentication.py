@@ -197,7 +197,7 @@ async def test_case_5_a_token_is_used_until_it_expires(
 
 @pytest.mark.parametrize(
     ("expires_in", "lifetime"),
-    [(None, 54), (0, 54), (-5, 54), ("x", 54), (True, 54), (30, 27), (10**30, 3240)],
+    [(None, 54), (0, 54), (-5, 54), ("x", 54), (True, 54), (30, 27), (10**400, 3240)],
 )
 async def test_case_5_what_is_said_of_expiry(
     misbehaving: MisbehavingRegistry, kitchen: Repository, expires_in: Any, lifetime: int

@@ -18,6 +18,11 @@ from tests.operator.signed_registries import (
     verifying,
 )
 
+RINGS = [
+    {"name": "canary", "percent": 10, "success": {"minUpdatedPercent": 0, "minDevices": 0}},
+    {"name": "fleet", "gate": "Approval"},
+]
+
 
 @pytest.fixture
 async def registry() -> AsyncIterator[SignedRegistry]:
@@ -86,11 +91,7 @@ def _message(cluster: Cluster, key: Key) -> str:
 async def test_no_further_ring_opens_once_the_release_does_not_verify(
     registry: SignedRegistry,
 ) -> None:
-    rings = [
-        {"name": "canary", "percent": 10, "success": {"minUpdatedPercent": 0, "minDevices": 0}},
-        {"name": "fleet", "gate": "Approval"},
-    ]
-    cluster, key = verifying(registry, rings=rings)
+    cluster, key = verifying(registry, rings=RINGS)
     async with running(cluster) as operator:
         await eventually(lambda: cluster.status(key).get("phase") == "AwaitingApproval")
         cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
@@ -109,6 +110,74 @@ async def test_no_further_ring_opens_once_the_release_does_not_verify(
 def _open(cluster: Cluster, key: Key) -> list[str]:
     policy = cluster.policy(key)
     return [ring.name for ring in policy.rings if ring.open] if policy is not None else []
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_registry_that_falls_silent_makes_nothing_trusted_again(
+    registry: SignedRegistry, known: bool
+) -> None:
+    """`known`: that the release does not verify by the new keys; else only that they are new."""
+    cluster, key = verifying(registry, rings=RINGS)
+    async with running(cluster) as operator:
+        await eventually(lambda: cluster.status(key).get("phase") == "AwaitingApproval")
+        if not known:
+            registry.rules.append(lambda _: Reply(500))
+        cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
+        await becomes(cluster, key, "False/KeyMismatch" if known else "Unknown/RegistryError")
+        registry.rules.append(lambda _: Reply(500))
+        asked = len(registry.received)
+        await eventually(lambda: len(registry.received) > asked + 3)
+        approvals = [{"ring": "fleet", "release": "1.0.0", "effect": "Override"}]
+        cluster.edit(key, approvals=approvals)
+        operator.mark(key)
+        generation = cluster.objects[key]["metadata"]["generation"]
+        await eventually(lambda: cluster.status(key)["observedGeneration"] == generation)
+        assert _open(cluster, key) == ["canary"]
+        registry.rules.clear()
+        cluster.secrets["home", "signers"] = {"first.pub": FIRST.public}
+        await eventually(lambda: _open(cluster, key) == ["canary", "fleet"])
+
+
+async def test_a_release_that_is_gone_is_not_trusted_by_new_keys(registry: SignedRegistry) -> None:
+    """Whoever holds the old key and the registry could hide it from the new one."""
+    cluster, key = verifying(registry, rings=RINGS)
+    gone = registry.firmware("1.0.0")
+    registry.sign(registry.firmware("0.9.0"), SECOND)
+    async with running(cluster) as operator:
+        await eventually(lambda: cluster.status(key).get("phase") == "AwaitingApproval")
+        retag(cluster, key, "0.9.0")
+        operator.mark(key)
+        await becomes(cluster, key, "False/KeyMismatch")
+        await eventually(lambda: bool(registry.asked(f"/manifests/{gone}")))
+        registry.rules.append(
+            lambda request: Reply(404) if request.path.endswith(gone) else None,
+        )
+        cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
+        await eventually(
+            lambda: "by those there are now it cannot be checked" in _message(cluster, key)
+        )
+        assert target(cluster, key) == "1.0.0"
+
+
+async def test_no_ring_opens_after_a_restart_until_the_keys_were_tried(
+    registry: SignedRegistry,
+) -> None:
+    cluster, key = verifying(registry, rings=RINGS)
+    async with running(cluster):
+        await eventually(lambda: cluster.status(key).get("phase") == "AwaitingApproval")
+    cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
+    approvals = [{"ring": "fleet", "release": "1.0.0", "effect": "Override"}]
+    cluster.edit(key, approvals=approvals)
+    generation = cluster.objects[key]["metadata"]["generation"]
+    registry.rules.append(lambda _: Reply(500))
+    async with running(cluster):
+        await becomes(cluster, key, "Unknown/RegistryError")
+        await eventually(lambda: cluster.status(key)["observedGeneration"] == generation)
+        assert "no further ring of 1.0.0 opens" in _message(cluster, key)
+        assert _open(cluster, key) == ["canary"]
+        registry.rules.clear()
+        await becomes(cluster, key, "False/KeyMismatch")
+        assert _open(cluster, key) == ["canary"]
 
 
 async def test_a_candidate_whose_key_is_removed_is_none_any_more(

@@ -1,11 +1,17 @@
 """Lines of libraries: in our format, and one per outage."""
 
+import io
+import json
 import logging
+import sys
+from collections.abc import Iterator
 
+import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from otaflux_operator.kubernetes.outages import QUIET, Outages
-from otaflux_operator.logs import Forwarding
+from otaflux_operator.logs import Forwarding, log_to_stderr
 
 FAILED = (
     "Request attempt #{}/9 failed; {}: GET https://server/api?watch=true -> ClientConnectorError()"
@@ -57,3 +63,47 @@ def test_of_an_error_only_type_and_place_are_told() -> None:
     assert "secret" not in str(lines)
     assert (lines[0]["event"], lines[0]["error"]) == ("it failed", "ZeroDivisionError")
     assert "test_logs.py" in lines[0]["where"]
+
+
+class Stderr(io.StringIO):
+    """Like a terminal, or not."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@pytest.fixture
+def reset() -> Iterator[None]:
+    level = logging.root.level
+    yield
+    structlog.reset_defaults()
+    logging.root.setLevel(level)
+
+
+@pytest.mark.usefixtures("reset")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_text_makes_a_line(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """Messages of registries and of the API server quote what strangers wrote."""
+    forged = "\r\nFORGED\x1b]0;owned\x07\x85FORGED\u2028FORGED"
+    stderr = Stderr(terminal)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    log_to_stderr("info")
+    structlog.get_logger().warning("event not posted", object=forged, why=f"it says {forged}")
+    logging.getLogger("kopf.x").warning("it says %s", forged)
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    text = stderr.getvalue()
+    assert "\x1b]0;" not in text
+    assert "\x07" not in text
+    lines = text.splitlines()
+    assert sum("FORGED" in line for line in lines) >= 3
+    assert not any(line.startswith("FORGED") for line in lines)
+    if not terminal:
+        assert [json.loads(line)["level"] for line in lines] == ["warning", "warning", "error"]

@@ -1,5 +1,8 @@
 """What the operator makes of the servers' internal API."""
 
+import asyncio
+import contextlib
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from otaflux_cli.control_plane.certificates import write_server_certificate
+from otaflux_operator import servers as servers_module
 from otaflux_operator.ports import Unavailable
 from otaflux_operator.servers import HttpUpdateServers
 from otaflux_policy.served import ServedRollout
@@ -69,6 +73,36 @@ async def test_silence_is_no_answer() -> None:
             await servers.served("home", "thermostat")
     async with HttpUpdateServers("") as servers:
         with pytest.raises(Unavailable, match="OTAFLUX_SERVER_URL"):
+            await servers.served("home", "thermostat")
+
+
+async def test_one_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers_module, "_ANSWER_SECONDS", 0.2)
+    ended = asyncio.Event()
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while not ended.is_set():
+                await response.write(b" ")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 0.05)
+        return response
+
+    async with asking(drip) as servers:
+        with pytest.raises(Unavailable, match="takes longer"):
+            await servers.served("home", "thermostat")
+        ended.set()
+
+
+async def test_what_is_packed_is_not_unpacked() -> None:
+    async def bomb(_: web.Request) -> web.Response:
+        packed = gzip.compress(SERVED.model_dump_json().encode())
+        return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+
+    async with asking(bomb) as servers:
+        with pytest.raises(Unavailable, match="something else than a served rollout"):
             await servers.served("home", "thermostat")
 
 

@@ -14,6 +14,7 @@ import structlog
 from otaflux_cli.control_plane.api_servers import ControlPlane
 from otaflux_cli.control_plane.registries import Oras, Registry
 from otaflux_operator.kubernetes import signing as signing_secrets
+from otaflux_operator.ports import Key
 from otaflux_policy.canonical import InvalidPolicy, loads_policy, seal
 from otaflux_policy.contract import Policy
 from otaflux_policy.groups import Group
@@ -281,6 +282,29 @@ async def test_one_that_lost_its_labels_and_owners_is_withdrawn_with_its_rollout
         await rollout.is_withdrawn()
     mine = await config_map(rollout.plane, rollout.namespace, "otaflux-policy-mine")
     assert mine is not None, "it merely has such a name"
+
+
+async def test_what_stands_in_the_place_of_one_is_withdrawn_with_its_rollout(
+    rollout: Rollout, firmware: str
+) -> None:
+    """Somebody writes over it again and again, as here just before the operator looks."""
+    async with operating(rollout.plane, rollout.namespace) as running:
+        await rollout.apply(firmware, "1.0.0")
+        await rollout.completes("1.0.0")
+        assert running.operator is not None
+        publications = running.operator._ports.publications
+        withdraw = publications.withdraw
+
+        async def attacked(key: Key) -> bool:
+            name = "otaflux-policy-thermostat"
+            patch = '{"metadata": {"labels": null, "ownerReferences": null}, "data": null}'
+            await rollout.kubectl("patch", "configmap", name, "--type=merge", "-p", patch)
+            publications.withdraw = withdraw  # type: ignore[method-assign]
+            return await withdraw(key)
+
+        publications.withdraw = attacked  # type: ignore[method-assign]
+        await rollout.kubectl("delete", "fwr", "thermostat")
+        await rollout.is_withdrawn()
 
 
 async def test_an_old_one_put_back_is_replaced_also_if_it_says_the_same(

@@ -161,6 +161,13 @@ def test_a_device_that_asks_too_often_is_told_when_to_ask_again(limited: Limited
     assert served.get("/version?device=b").status == 200
 
 
+def test_a_poll_for_which_the_database_is_asked_is_one_request(limited: Limited) -> None:
+    served = limited(requests_per_second=0.01, requests_burst=1)
+    served.call(lambda: setattr(served.server.devices, "incomplete", True))
+    assert served.get("/version?device=a").status == 404
+    assert served.get("/version?device=a").status == 429
+
+
 def test_a_download_in_256_ranges_does_not_trip(limited: Limited) -> None:
     served = limited()
     offered(served)

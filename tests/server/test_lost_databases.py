@@ -127,6 +127,7 @@ class Process:
                 "OTAFLUX_IDENTITY__KIND": "Open",
                 "OTAFLUX_LISTEN": "127.0.0.1:0",
                 "OTAFLUX_INTERNAL_LISTEN": "127.0.0.1:0",
+                "OTAFLUX_INTERNAL__AUTHENTICATION": "None",
                 "OTAFLUX_DEFAULT_NAMESPACE": NAMESPACE,
                 "OTAFLUX_KUBECONFIG": str(data_dir / "none"),
                 "OTAFLUX_LOG_FORMAT": "json",

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from otaflux_policy import versions
 from otaflux_policy.contract import Ring, State
+from otaflux_server.serving import UpdateServer
 from tests.server.fleets import (
     NAMESPACE,
     Answer,
+    MemorySource,
     Served,
     firmware,
     policy,
@@ -335,12 +338,16 @@ def test_what_is_not_stored_is_not_offered(served: Served) -> None:
     assert (answer.status, b"ArtifactUnavailable" in answer.body) == (404, True)
 
 
-def test_before_any_policy_was_read_everything_holds(served: Served) -> None:
-    def forget() -> None:
-        served.server.policies._synced = False
-
-    served.call(forget)
-    assert b"Hold" in served.get("/version?device=a").body
+async def test_before_any_policy_was_read_everything_holds(tmp_path: Path) -> None:
+    # Without a source nothing is ever read.
+    async with (
+        UpdateServer(settings(tmp_path), artifact_source=MemorySource()) as server,
+        httpx.AsyncClient(base_url=server.device_url) as client,
+    ):
+        assert "Hold" in (await client.get("/version?device=a")).text
+        assert (await client.get("/firmware?device=a")).status_code == 404
+        server.policies.connected()
+        assert "NoMatch" in (await client.get("/version?device=a")).text
 
 
 class TestNamespaces:

@@ -22,8 +22,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from otaflux_policy.tokens import new_token
 from otaflux_server.operations import document
 from tests.server.fleets import Served, firmware, serving, settings
+from tests.server.identities.ways import device_token, write
 
 CHECKS = [
     not_a_server_error,
@@ -65,8 +67,14 @@ def conforms(
     base_url: str,
     *,
     most: int = EXAMPLES,
-) -> None:
-    """Calls the operation with what the document says, or with what it does not."""
+    token: str = "",
+) -> set[int]:
+    """Calls the operation with what the document says, or with what it does not; → the statuses.
+
+    `token`: shown, in the place of what the generator thinks of.
+    """
+    shown = {"Authorization": f"Bearer {token}"} if token else None
+    statuses: set[int] = set()
     operation = schemathesis.openapi.from_dict(described)[path][method.upper()]
 
     @given(case=operation.as_strategy(generation_mode=mode))
@@ -78,10 +86,31 @@ def conforms(
         suppress_health_check=list(HealthCheck),
     )
     def call(case: Any) -> None:
-        case.call_and_validate(base_url=base_url, checks=CHECKS)
+        answer = case.call_and_validate(base_url=base_url, checks=CHECKS, headers=shown)
+        statuses.add(answer.status_code)
 
     with contextlib.suppress(Unsatisfiable):  # nothing can be wrong with it
         call()
+    return statuses
+
+
+def open_objects(where: str, described: Any) -> Iterator[str]:
+    """Answers that may have fields which the document does not name: nobody would notice them."""
+    if isinstance(described, list):
+        described = dict(enumerate(described))
+    if isinstance(described, dict):
+        if "properties" in described and described.get("additionalProperties") is not False:
+            yield where
+        for name, inner in described.items():
+            if name != "requestBody":
+                yield from open_objects(f"{where}/{name}", inner)
+
+
+def test_answers_have_no_fields_but_those_described(served: Served) -> None:
+    described = httpx.get(f"{served.server.internal_url}/openapi.json", timeout=30).json()
+    assert list(open_objects("", DEVICES)) == []
+    theirs = {f"/components/schemas/{name}" for name in ("HTTPValidationError", "ValidationError")}
+    assert set(open_objects("", described)) <= theirs  # FastAPI's own
 
 
 def test_the_document_is_of_all_routes(served: Served) -> None:
@@ -102,6 +131,41 @@ def test_the_device_port(served: Served, path: str, method: str, mode: Generatio
 def test_a_namespace_of_the_device_port(served: Served, mode: GenerationMode) -> None:
     for path, method in operations(DEVICES):
         conforms(DEVICES, path, method, mode, f"{served.server.device_url}/t/home", most=3)
+
+
+@pytest.fixture(scope="module")
+def token() -> str:
+    return new_token()
+
+
+@pytest.fixture(scope="module")
+def token_served(tmp_path_factory: pytest.TempPathFactory, token: str) -> Iterator[Served]:
+    """Devices need tokens; there is one for all of them, and another for one."""
+    folder = tmp_path_factory.mktemp("tokens")
+    write(folder / "tokens", device_token(token, devices=["*"]))
+    identity = {"kind": "Token", "tokens": str(folder / "tokens")}
+    limits = {"requests_burst": 1e6, "refusals_burst": 1e6}
+    with serving(settings(folder / "data", connections=limits, identity=identity)) as server:
+        server.offer("1.4.0")
+        yield server
+
+
+@MODES
+@pytest.mark.parametrize("shown", ["its own", "none", "another"])
+def test_the_device_port_with_tokens(
+    token_served: Served, token: str, mode: GenerationMode, shown: str
+) -> None:
+    tokens = {"its own": token, "none": "", "another": new_token()}
+    for prefix in ("", "/t/home", "/t/office"):
+        for path, method in operations(DEVICES):
+            url = f"{token_served.server.device_url}{prefix}"
+            told = conforms(DEVICES, path, method, mode, url, most=4, token=tokens[shown])
+            if shown != "its own":
+                assert told <= {401}, (path, method)
+            elif prefix == "/t/office":
+                assert told <= {403}, (path, method)
+            else:
+                assert not told & {401, 403}, (path, method)
 
 
 @MODES

@@ -13,7 +13,7 @@ from otaflux_policy.groups import Group
 from otaflux_policy.rejections import RejectionReason
 from otaflux_server.metrics import Metrics
 from otaflux_server.policies import PolicyStore
-from otaflux_server.policy_files import PolicyFiles
+from otaflux_server.policy_files import PolicyFiles, Saved
 from otaflux_server.policy_keys import PolicyKeys
 from tests.server.fleets import CREATED, NAMESPACE, group, policy, until
 from tests.server.signatures import KEY, OTHER_KEY, apply, signed_store
@@ -226,13 +226,27 @@ class TestRestarts:
         await asyncio.gather(writing, return_exceptions=True)
 
 
-def test_marks_are_bounded(store: PolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marks_are_bounded_and_nothing_forgotten_comes_back(
+    store: PolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("otaflux_server.policy_marks.REMEMBERED", 3)
     assert apply(store, GOOD)
-    for i in range(6):
-        assert apply(store, policy(f"gone-{i}", epoch=1))
-        store.remove_policy(NAMESPACE, f"gone-{i}")
-    assert not apply(store, policy("gone-5", epoch=1))
-    assert apply(store, policy("gone-0", epoch=1))
+    gone = [policy(f"gone-{i}", epoch=1, sequence=i) for i in range(6)]
+    for item in gone:
+        assert apply(store, item)
+        store.remove_policy(NAMESPACE, item.name)
+    assert len(store._marks.written) == 3
+    for item in gone:
+        assert not apply(store, item)
+        assert store.rejection(NAMESPACE, item.name) is RejectionReason.REPLAYED
+    assert apply(store, policy("gone-0", epoch=1, sequence=6))
     store.remove_policy(NAMESPACE, "thermostat")
     assert not apply(store, GOOD)
+    # Nor does a restart bring it back.
+    saved = Saved()
+    saved.loads(store._state().decode())
+    assert saved.forgotten == store._marks.forgotten
+    again = signed_store()
+    again._marks.restore(saved)
+    assert not apply(again, gone[1])
+    assert again.epoch == 3

@@ -1,17 +1,25 @@
 """DoS: what one client can take from the others, with each limit and without it."""
 
+import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from otaflux_server import downloads
 from otaflux_server.connections import Connections
+from otaflux_server.devices import Devices
 from otaflux_server.http import DeviceHttpProtocol
+from otaflux_server.ranges import Span
+from otaflux_server.rates import Rates
 from otaflux_server.requests import Request
 from otaflux_server.throttles import Throttle
-from tests.server.fleets import Answer, Served, firmware, serving, settings
+from tests.server.fleets import Answer, MemorySource, Served, firmware, policy, release
+from tests.server.fleets import serving, settings
 
 BOTH = pytest.mark.parametrize("mitigated", [True, False])
 ATTACKER, DEVICE = "127.0.0.2", "127.0.0.1"
@@ -129,6 +137,37 @@ def test_a_hundred_ranges_at_once(
 
 
 @BOTH
+def test_a_hundred_ranges_in_one_header(
+    limited: Limited, monkeypatch: pytest.MonkeyPatch, mitigated: bool
+) -> None:
+    """One request for a hundred times the bytes. The mitigation is that there is one range only."""
+    content, asked = firmware("1.4.0"), 0
+
+    def all_of_them(request: Request, *_: object) -> Span | None:
+        ranges = (request.header(b"range") or "").count("-")
+        return Span(0, ranges * len(content)) if ranges else None
+
+    async def over_and_over(handle: int, size: int, offset: int) -> bytes:
+        nonlocal asked
+        asked += size
+        whole = os.pread(handle, len(content), 0)
+        return (whole * (size // len(whole) + 2))[offset % len(whole) :][:size]
+
+    if not mitigated:
+        monkeypatch.setattr(downloads, "_asked_span", all_of_them)
+        monkeypatch.setattr(downloads, "_read", over_and_over)
+    served = limited()
+    served.offer("1.4.0", content)
+    served.get("/version?device=attacker")
+    answer = served.get("/firmware?device=attacker", "Range: bytes=" + ",".join(["0-"] * 100))
+    if mitigated:
+        assert (answer.status, answer.body) == (200, content)
+    else:
+        assert (answer.status, len(answer.body)) == (206, 100 * len(content))
+        assert asked == 100 * len(content)
+
+
+@BOTH
 def test_a_huge_body(limited: Limited, monkeypatch: pytest.MonkeyPatch, mitigated: bool) -> None:
     """What is larger than any poll is held in memory."""
     read = Request.read
@@ -230,3 +269,55 @@ def test_a_reader_that_takes_nothing(
         running = served.server.fleet.deliveries
         served.wait(lambda: not len(running) or looks > 20)
         assert len(running) == (0 if mitigated else 1)
+
+
+@BOTH
+def test_ids_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mitigated: bool) -> None:
+    """A scanner that is another device each time fills the memory with devices and their limits."""
+    if not mitigated:
+        monkeypatch.setattr(Devices, "limit", property(lambda _: 1 << 60, lambda *_: None), False)
+        take = Rates.take
+
+        def keeps(rates: Rates[Any], *asked: Any) -> float:
+            rates._half = 1 << 60
+            return take(rates, *asked)
+
+        monkeypatch.setattr(Rates, "take", keeps)
+    with serving(settings(tmp_path, max_devices=20)) as served:
+        served.offer("1.4.0")
+        for number in range(200):
+            served.get(f"/version?device=attacker-{number}")
+        limits = served.server.device_app._throttle._asked
+        kept = served.call(lambda: (len(served.server.devices), len(limits)))
+        assert all((count <= 21) is mitigated for count in kept), kept
+        assert serves_devices(served)
+
+
+class Forgetful(dict[str, Any]):
+    """Does not know what is under way."""
+
+    def __contains__(self, _: object) -> bool:
+        return False
+
+
+@BOTH
+def test_many_rollouts_of_one_artifact(tmp_path: Path, mitigated: bool) -> None:
+    """Whoever may write rollouts has the registry asked, and the disk filled, once for each."""
+    content, source = firmware("1.4.0"), MemorySource()
+    source.add(content)
+    pulls = {"artifacts": {"concurrent_pulls": 100, "retry_seconds": 0.01}}
+    with serving(settings(tmp_path, **pulls), source=source) as served:
+        fetcher, gate = served.server._fetcher, served.call(asyncio.Event)
+        source.gate = gate
+        if not mitigated:
+            fetcher._tasks = Forgetful()
+        target = release("1.4.0", content)
+        for number in range(20):
+            served.apply(policy(f"rollout-{number}", target=target, priority=number))
+            served.apply(policy("other", target=release(f"2.0.{number}")))
+        served.wait(lambda: target.firmware.digest in source.pulls)
+        running = source.pulls.count(target.firmware.digest)
+        served.call(gate.set)
+        assert (running == 1) is mitigated, running
+        served.stored(target)
+        assert serves_devices(served)

@@ -3,13 +3,16 @@
 Each attack runs with its mitigation, and fails, and without, and succeeds.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from otaflux_server.device_app import DeviceApp
 from otaflux_server.identities import Identity, Scope, forwarding
@@ -33,6 +36,7 @@ pytestmark = pytest.mark.parametrize("mitigated", [True, False])
 every_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 
 STRANGER = "192.0.2.7"
+BELIEVES = {"proxy_headers": True}
 
 
 def refused(served: Served, status: int, reason: Refusal) -> float:
@@ -182,6 +186,26 @@ def test_a_forwarded_header_is_nothing_where_tls_ends_here(
         for request in requests(served.server.device_app, VICTIM):
             told = ask(served, request, nginx.shows(NAMESPACE, VICTIM))
             assert (told.status == 401) is mitigated, request
+
+
+def test_an_address_in_a_header_is_nobodys(
+    mitigated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`X-Forwarded-For` says that the peer is the proxy; uvicorn would believe it, if asked to."""
+    (rfc9440,) = (way for way in WAYS if way.name == "RFC9440")
+    if not mitigated:
+        believing = partial(uvicorn.Config, forwarded_allow_ips="*")
+        monkeypatch.setattr(
+            uvicorn, "Config", lambda *given, **more: believing(*given, **more | BELIEVES)
+        )
+    with serving_way(rfc9440, tmp_path) as served:
+        (header,) = rfc9440.shows(NAMESPACE, VICTIM).headers
+        forged = (": ".join(header), f"X-Forwarded-For: {PROXY}", f"Forwarded: for={PROXY}")
+        body = json.dumps({"device": VICTIM}).encode()
+        answer = served.post("/api/v1/poll", body, *forged)
+        assert answer.status == (401 if mitigated else 200)
+        assert refused(served, 401, Refusal.UNTRUSTED_PEER) == mitigated
+        assert known(served, NAMESPACE, VICTIM) is not mitigated
 
 
 def any_namespace(app: DeviceApp, identity: Identity, tenant: str | None) -> str:

@@ -265,6 +265,29 @@ async def test_a_tag_list_that_goes_on_elsewhere(
 
 
 @BOTH
+async def test_a_tag_list_that_goes_on_inside(
+    registry: MisbehavingRegistry,
+    inside: LoopbackServer,
+    monkeypatch: pytest.MonkeyPatch,
+    mitigated: bool,
+) -> None:
+    """Even if such links were followed, the address would be looked at."""
+    monkeypatch.setattr(links, "origin", lambda _: ("http", "same", 80))
+    if not mitigated:
+        without_the_filter(monkeypatch)
+    link = f'<{inside.url}/latest/meta-data>; rel="next"'
+    registry.rules.append(
+        lambda request: (
+            Reply(headers={"Link": link}, body=b'{"tags": ["1.4.0"]}')
+            if "/tags/" in request.path
+            else None
+        )
+    )
+    await attack(ask_tags, Repository(registry.host, NAME), mitigated=mitigated)
+    assert bool(inside.received) is not mitigated
+
+
+@BOTH
 @pytest.mark.parametrize("part", ["operator", "server"])
 async def test_operator_and_server_by_default(
     registry: MisbehavingRegistry, monkeypatch: pytest.MonkeyPatch, part: str, mitigated: bool

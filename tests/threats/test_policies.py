@@ -212,6 +212,41 @@ async def test_an_old_group_put_back(
 
 
 @both
+async def test_another_put_in_the_place_of_one_that_was_deleted(
+    control_plane: ControlPlane,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mitigated: bool,
+) -> None:
+    """So that what its user withdrew, with its rollout, is served on for ever."""
+    made, ask = asyncio.Event(), watching._object
+
+    async def late(*args: Any) -> Any:
+        await made.wait()
+        return await ask(*args)
+
+    monkeypatch.setattr(watching, "_object", late)
+    if not mitigated:
+        monkeypatch.setattr(watching, "_is_same", lambda *_: True)
+    good = config_map(policy(namespace=namespace, target=release("1.4.0", test_kubernetes.CONTENT)))
+    elsewhere = {"names": ["lab-1"]}
+    last = config_map(policy("last", namespace=namespace, device_selector=elsewhere))
+    await test_kubernetes.apply(control_plane, good)
+    async with test_kubernetes.serving(control_plane, namespace, tmp_path) as server:
+        await becomes(server, "1.4.0")
+        name = good["metadata"]["name"]
+        await control_plane.kubectl("delete", "configmap", name, "-n", namespace)
+        await control_plane.kubectl(
+            "create", "configmap", name, "-n", namespace, "--from-literal=policy.json={}"
+        )
+        made.set()
+        await test_kubernetes.apply(control_plane, last)
+        await until(lambda: server.policies.policy(namespace, "last") is not None)
+        await becomes(server, "NoMatch" if mitigated else "1.4.0")
+
+
+@both
 async def test_labels_taken_off(
     control_plane: ControlPlane,
     namespace: str,

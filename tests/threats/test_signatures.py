@@ -61,7 +61,7 @@ async def attack(
         retag(cluster, key, "2.0.0")
         operator.mark(key)
         if not mitigated:
-            await eventually(lambda: target(cluster, key) == ("2.0.0", digest))
+            await eventually(lambda: (target(cluster, key) or ("", ""))[1] == digest)
             return
         await eventually(lambda: cluster.condition(key, "Verified")["reason"] == reason)
         assert cluster.condition(key, "Verified")["status"] == "False"
@@ -77,6 +77,7 @@ async def test_an_old_signed_image_under_a_new_tag(
 ) -> None:
     if not mitigated:
         monkeypatch.setattr(resolving, "release_version", lambda tag, *_: tag)
+        monkeypatch.setattr(verification, "require_identity", lambda *_: None)
     old = registry.firmware("2.0.0", version="0.9.0")
     registry.sign(old, FIRST)
     await attack(registry, old, "VersionMismatch", mitigated=mitigated)
@@ -91,6 +92,17 @@ async def test_an_old_signed_image_that_does_not_say_its_version(
     old = registry.firmware("2.0.0", version="")
     registry.sign(old, FIRST)
     await attack(registry, old, "VersionAnnotationMissing", mitigated=mitigated)
+
+
+@BOTH
+async def test_a_signed_image_of_another_build(
+    registry: SignedRegistry, monkeypatch: pytest.MonkeyPatch, mitigated: bool
+) -> None:
+    if not mitigated:
+        monkeypatch.setattr(verification, "require_identity", lambda *_: None)
+    old = registry.firmware("2.0.0", version="2.0.0+test")
+    registry.sign(old, FIRST)
+    await attack(registry, old, "VersionMismatch", mitigated=mitigated)
 
 
 @BOTH

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -26,6 +27,7 @@ _BACKDATED = datetime.timedelta(minutes=10)
 _LONGEST_NAME = 64
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _LEAST_RSA = 2048
+_KEYS = "the request's key: use P-256, P-384, P-521, or RSA of 2048 bits or more"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def load_authority(files: Mapping[str, bytes], place: str, now: datetime.datetim
     certificate = certificates[0]
     try:
         key = serialization.load_pem_private_key(files[names[1]], password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise UserError(f"{names[1]} of {place} is no unencrypted private key in PEM") from None
     if not isinstance(key, SigningKey):
         raise UserError(f"{names[1]} of {place}: write an EC or RSA key")
@@ -156,17 +158,19 @@ def requested_key(request: bytes) -> PublicKey:
     """
     try:
         read = x509.load_pem_x509_csr(request)
+        key = read.public_key()
         proven = read.is_signature_valid
     except (ValueError, TypeError):
         raise UserError("this is no certificate request in PEM (PKCS#10)") from None
+    except UnsupportedAlgorithm:
+        raise UserError(_KEYS) from None
     if not proven:
         raise UserError("the request is not signed by the key that it names")
-    key = read.public_key()
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES):
         return key
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA:
         return key
-    raise UserError("the request's key: use P-256, P-384, P-521, or RSA of 2048 bits or more")
+    raise UserError(_KEYS)
 
 
 def read_certificate(content: bytes, name: str) -> x509.Certificate:

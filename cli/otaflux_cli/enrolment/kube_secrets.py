@@ -45,7 +45,7 @@ class Secret:
                 client_configuration=configuration,
                 persist_config=False,
             )
-        except (config.ConfigException, OSError) as error:
+        except Exception as error:  # the library's, or whatever its parsers raise
             # Its text is left out: it may quote the file.
             raise UserError(
                 f"there is no usable kubeconfig ({type(error).__name__})",

@@ -18,11 +18,14 @@ class Line:
 def lines(content: bytes) -> list[Line]:
     """What each line that is not blank says."""
     found = []
-    for number, text in enumerate(content.decode(errors="replace").splitlines(), 1):
-        if not text.strip():
+    # As the server does; `splitlines` would also end a line within a name.
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
             continue
         try:
-            found.append(Line(number, DeviceToken.loads(text)))
+            found.append(Line(number, DeviceToken.loads(line.decode())))
+        except UnicodeDecodeError:
+            found.append(Line(number, None, "the entry is not UTF-8"))
         except InvalidToken as error:
             found.append(Line(number, None, str(error)))
     return found
@@ -38,11 +41,11 @@ def appended(content: bytes, tokens: Iterable[DeviceToken]) -> bytes:
 def without(content: bytes, names: Collection[str]) -> bytes:
     """The content without the tokens of these names; all other lines as they were."""
     kept = []
-    for text in content.splitlines(keepends=True):
+    for line in content.split(b"\n"):
         try:
-            gone = DeviceToken.loads(text.decode()).name in names
+            gone = DeviceToken.loads(line.decode()).name in names
         except (InvalidToken, UnicodeDecodeError):
             gone = False
         if not gone:
-            kept.append(text)
-    return b"".join(kept)
+            kept.append(line)
+    return b"\n".join(kept)

@@ -126,6 +126,7 @@ async def _serve(manifests: Path, data: Path, layout: Path, settings: "Settings"
     from otaflux_server.logs import configure
     from otaflux_server.serving import DataDirInUse
     from otaflux_server.slices import seldom_collect
+    from otaflux_server.tls.generations import TlsUnusable
 
     configure(settings)
     seldom_collect()
@@ -150,7 +151,7 @@ async def _serve(manifests: Path, data: Path, layout: Path, settings: "Settings"
                 task.cancel()
             for task in done:
                 task.result()
-    except (AlreadyRunning, DatabaseUnusable, DataDirInUse) as error:
+    except (AlreadyRunning, DatabaseUnusable, DataDirInUse, TlsUnusable) as error:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(

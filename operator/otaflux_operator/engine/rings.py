@@ -29,9 +29,9 @@ def advance_rings(
     """Completes open rings, opens the next ones, and ends the run when all are complete.
 
     Nothing moves while the spec is not `Active` or not supported, nor after a ring failed, nor
-    while the release is not known to verify by the keys as they are. A ring that is renamed is another
-    ring. One that was open stays in the status when it is deleted, so that it is open again where
-    it comes back in the same run.
+    while the release is not known to verify by the keys as they are. A ring that is renamed is
+    another ring. One that was open stays in the status when it is deleted, so that it is open again
+    where it comes back in the same run.
     """
     before = draft.rings
     draft.rings = {}

@@ -143,12 +143,14 @@ class KubernetesPublications:
     async def withdraw(self, key: Key) -> bool:
         """See `ports.Publications`. An object that merely has the name stays.
 
-        One that we signed is ours, whatever somebody did to its labels and owners.
+        One that we signed is ours, whatever somebody did to its labels and owners; so is what
+        stands where we published: servers would go on by what they read there.
         """
+        ours = key in self._newest
         self._forget(key)
         try:
             found = await self._api.get(_path(key))
-            if key_of(found) != key and self._content(found, key)[0] is None:
+            if not ours and key_of(found) != key and self._content(found, key)[0] is None:
                 return False
             await self._delete(key, found)
         except NotFound:

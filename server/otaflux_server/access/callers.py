@@ -13,6 +13,9 @@ class AccessRefusal(StrEnum):
     OTHER_CALLER = "OtherCaller"
     REVIEW_UNAVAILABLE = "ReviewUnavailable"
     TOKEN_FILE_UNREADABLE = "TokenFileUnreadable"
+    REQUEST_TOO_LARGE = "RequestTooLarge"
+    REQUEST_TOO_SLOW = "RequestTooSlow"
+    TOO_MANY_CONNECTIONS = "TooManyConnections"
 
 
 MEANINGS: dict[AccessRefusal, str] = {
@@ -32,6 +35,11 @@ MEANINGS: dict[AccessRefusal, str] = {
     AccessRefusal.TOKEN_FILE_UNREADABLE: (
         "503: `internal.token_file` cannot be read, or holds no token of 16 characters or more."
     ),
+    AccessRefusal.REQUEST_TOO_LARGE: "413: the request is larger than 64 KiB.",
+    AccessRefusal.REQUEST_TOO_SLOW: (
+        "408: the request did not come within a minute, or its response was not taken within one."
+    ),
+    AccessRefusal.TOO_MANY_CONNECTIONS: "503: 1000 connections to the internal port are open.",
 }
 
 STATUS: dict[AccessRefusal, int] = {
@@ -41,6 +49,9 @@ STATUS: dict[AccessRefusal, int] = {
     AccessRefusal.OTHER_CALLER: 403,
     AccessRefusal.REVIEW_UNAVAILABLE: 503,
     AccessRefusal.TOKEN_FILE_UNREADABLE: 503,
+    AccessRefusal.REQUEST_TOO_LARGE: 413,
+    AccessRefusal.REQUEST_TOO_SLOW: 408,
+    AccessRefusal.TOO_MANY_CONNECTIONS: 503,
 }
 
 

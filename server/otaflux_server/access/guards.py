@@ -4,14 +4,11 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
-import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from otaflux_server.access.callers import STATUS, AccessRefusal, CallerRefused, Callers
-from otaflux_server.lines import Lines
+from otaflux_server.access.callers import AccessRefusal, CallerRefused, Callers
+from otaflux_server.access.refusals import AccessRefusals
 from otaflux_server.metrics import Metrics
-
-log = structlog.get_logger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What kubelet and Prometheus ask without a token."""
@@ -27,8 +24,7 @@ class Guard:
     def __init__(self, app: ASGIApp, callers: Callers | None, metrics: Metrics) -> None:
         self._app = app
         self._callers = callers
-        self._metrics = metrics
-        self._lines: Lines[AccessRefusal] = Lines(_write)
+        self._refusals = AccessRefusals(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 401, 403 or 503 itself, or has the application answer."""
@@ -45,10 +41,8 @@ class Guard:
         await self._app(scope, receive, send)
 
     async def _refuse(self, refused: CallerRefused, scope: Scope, send: Send) -> None:
-        status = STATUS[refused.reason]
         client = scope.get("client")
-        self._metrics.internal_refused.labels(str(status), refused.reason.value).inc()
-        self._lines.note(refused.reason, client[0] if client else "")
+        status = self._refusals.note(refused.reason, client[0] if client else "")
         body = json.dumps({"detail": str(refused)}).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -79,7 +73,3 @@ def _token(scope: MutableMapping[str, Any]) -> str:
         return token.decode("ascii")
     except UnicodeDecodeError:
         raise CallerRefused(AccessRefusal.MALFORMED_HEADER, "a token is ASCII") from None
-
-
-def _write(reason: AccessRefusal, peer: str, count: int) -> None:
-    log.warning("internal API request refused", reason=reason.value, peer=peer, count=count)

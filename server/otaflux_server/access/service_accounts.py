@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from kubernetes.aio.client import (
@@ -32,6 +32,9 @@ _MOST_KNOWN = 1024
 _AT_ONE_TIME = 4
 _MOST_WAITING = 64
 
+_Answer = TypeVar("_Answer", None, CallerRefused)
+_Known = OrderedDict[bytes, tuple[float, _Answer]]
+
 
 class ServiceAccounts:
     """`Callers` that are one of `accounts` (each `NAMESPACE:NAME`), by a token for `audience`.
@@ -50,18 +53,21 @@ class ServiceAccounts:
         self._audience = audience
         self._review = review
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[float, CallerRefused | None]] = OrderedDict()
+        # Apart, so that whoever sends tokens at random does not have the good ones forgotten.
+        self._accepted: _Known[None] = OrderedDict()
+        self._refused: _Known[CallerRefused] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[CallerRefused | None]] = {}
         self._room = asyncio.Semaphore(_AT_ONE_TIME)
 
     async def check(self, token: str) -> None:
         """Asks at most once for a token at one time."""
         key = sha256(token.encode()).digest()
-        until, refused = self._known.get(key, (0.0, None))
+        until, refused = self._accepted.get(key) or self._refused.get(key) or (0.0, None)
         if self._clock() >= until:
             task = self._asking.get(key)
             if task is None:
-                if len(self._asking) >= _MOST_WAITING:
+                # (one that was good before finds room, whoever else waits)
+                if len(self._asking) >= _MOST_WAITING and key not in self._accepted:
                     raise CallerRefused(
                         AccessRefusal.REVIEW_UNAVAILABLE, "too many tokens are being reviewed"
                     )
@@ -86,10 +92,12 @@ class ServiceAccounts:
             return unknown  # not kept: the next request asks again
         finally:
             del self._asking[key]
-        self._known[key] = (self._clock() + (NO_SECONDS if refused else YES_SECONDS), refused)
-        self._known.move_to_end(key)
-        while len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
+        if refused is None:
+            self._refused.pop(key, None)
+            _keep(self._accepted, key, self._clock() + YES_SECONDS, None)
+        else:
+            self._accepted.pop(key, None)
+            _keep(self._refused, key, self._clock() + NO_SECONDS, refused)
         return refused
 
     def _judged(self, status: dict[str, Any]) -> CallerRefused | None:
@@ -111,6 +119,13 @@ class ServiceAccounts:
         return None
 
 
+def _keep(known: "_Known[_Answer]", key: bytes, until: float, answer: "_Answer") -> None:
+    known[key] = (until, answer)
+    known.move_to_end(key)
+    while len(known) > _MOST_KNOWN:
+        known.popitem(last=False)
+
+
 class TokenReviews:
     """Asks the API server, by `kubeconfig` (None: the pod's service account) and `audience`."""
 
@@ -118,16 +133,18 @@ class TokenReviews:
         self._kubeconfig = kubeconfig
         self._audience = audience
         self._api: ApiClient | None = None
+        self._connecting = asyncio.Lock()
         self._failure = ""
 
     async def status(self, token: str) -> dict[str, Any]:
         """The `status` of the review. Raises CallerRefused: there is none."""
         spec = V1TokenReviewSpec(token=token, audiences=[self._audience])
         try:
-            if self._api is None:
-                self._api = ApiClient(await cluster_configuration(self._kubeconfig))
-            api = AuthenticationV1Api(self._api)
             async with asyncio.timeout(_REVIEW_SECONDS):
+                async with self._connecting:
+                    if self._api is None:
+                        self._api = ApiClient(await cluster_configuration(self._kubeconfig))
+                api = AuthenticationV1Api(self._api)
                 review = await api.create_token_review(V1TokenReview(spec=spec))
         except Exception as error:  # of many kinds; its text may quote the request
             status = getattr(error, "status", None)

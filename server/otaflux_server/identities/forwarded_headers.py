@@ -40,7 +40,8 @@ def xfcc(text: str) -> XfccElement:
 
     Several elements, as proxies in a row append them, are refused: it is not known whose client
     is the device. So is whatever a name in a certificate could have put there, by a `;` or `"` of
-    its own: a key twice (but URI and DNS), or a Cert after them, where Envoy does not write it.
+    its own: a key twice (but URI and DNS), a Cert after them or a URI after a DNS, where Envoy
+    writes none.
     """
     found: dict[str, list[str]] = {}
     position = 0
@@ -58,6 +59,8 @@ def xfcc(text: str) -> XfccElement:
             raise MalformedHeader("a key came twice")
         if key == "cert" and not _SEVERAL.isdisjoint(found):
             raise MalformedHeader("Cert comes after URI or DNS")
+        if key == "uri" and "dns" in found:
+            raise MalformedHeader("URI comes after DNS")
         found.setdefault(key, []).append(value)
         position = pair.end()
         if position == len(text):

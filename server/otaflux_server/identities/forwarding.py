@@ -71,9 +71,10 @@ class ForwardedCertificates(Identifier):
         names: tuple[str, ...] = ()
         if self._field is CertificateField.URI:
             names = element.uris
-        elif self._field is CertificateField.DNS:
+        elif self._field is CertificateField.DNS and not element.uris:
             names = element.dns_names
-        # Envoy does not escape names: of several, one may be made up by another.
+        # Envoy does not escape names: of several, one may be made up by another, and what follows
+        # a URI by that.
         return self._names.identity(names if len(names) == 1 else ())
 
     def _nginx(self, scope: Scope) -> Identity:

@@ -71,7 +71,8 @@ class IdentitySettings(BaseModel):
     forwarded_header: ForwardedHeader = Field(
         ForwardedHeader.ENVOY,
         description="`Envoy` (`X-Forwarded-Client-Cert`; have it forward `Cert`, else nothing is "
-        "known of the certificate's validity, and one name alone may be there), `IngressNginx` "
+        "known of the certificate's validity, and one name alone may be there; for `DNS` no URI "
+        "either), `IngressNginx` "
         "(`ssl-client-cert`, `ssl-client-verify`) or `RFC9440` (`Client-Cert`).",
     )
     trusted_peers: tuple[IPv4Network | IPv6Network, ...] = Field(

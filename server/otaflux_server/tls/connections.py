@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
-from otaflux_server.tls.contexts import ServerContext
+from otaflux_server.tls.contexts import ServerContext, chain_of
 from otaflux_server.tls.generations import Generation
 from otaflux_server.tls.ports import TlsPort
 from otaflux_server.tls.reasons import TlsRefusal
@@ -87,12 +87,3 @@ def _name(chain: list[x509.Certificate] | None) -> str | None:
     with contextlib.suppress(Exception):  # as above
         return chain[0].subject.rfc4514_string() if chain else None
     return None
-
-
-def chain_of(secured: ssl.SSLObject) -> list[bytes]:
-    """What the client showed, in DER, its own certificate first; empty: nothing."""
-    if hasattr(secured, "get_unverified_chain"):
-        return list(secured.get_unverified_chain() or ())
-    # Before Python 3.13 it is there, but has no public name.
-    shown = secured._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]
-    return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in shown]

@@ -21,6 +21,10 @@ class Watcher(Protocol):
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
+_MOST_CHAIN_BYTES = 16 * 1024
+"""OpenSSL takes 100 KiB, and keeps them in each of up to 20480 sessions. (A connection that ends
+within its handshake takes its session with it, where it has one only.)"""
+
 
 class ServerObject(ssl.SSLObject):
     """The server's side of a connection.
@@ -38,6 +42,7 @@ class ServerObject(ssl.SSLObject):
         if not self._has_failed:
             try:
                 super().do_handshake()
+                self._check_size()
             except ssl.SSLWantReadError:
                 raise
             except ssl.SSLError as error:
@@ -50,6 +55,12 @@ class ServerObject(ssl.SSLObject):
                 return
         self.incoming.read()  # else what a client sends on and on would stay in memory
         raise ssl.SSLWantReadError
+
+
+    def _check_size(self) -> None:
+        size = sum(map(len, chain_of(self)))
+        if size > _MOST_CHAIN_BYTES:
+            raise _too_large(size)
 
 
 class ServerContext(ssl.SSLContext):
@@ -71,6 +82,7 @@ class ServerContext(ssl.SSLContext):
     def __init__(self, settings: TlsSettings) -> None:
         self.minimum_version = _VERSIONS[settings.minimum]
         self.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        self.num_tickets = 1  # each is a session
         self.set_alpn_protocols(["http/1.1"])
         self.load_cert_chain(_text(settings.certificate), _text(settings.key), password="")
         self.cipher_suites = {
@@ -108,6 +120,21 @@ class ServerContext(ssl.SSLContext):
         if made.watcher is not None:
             incoming.write(made.watcher.early())
         return made
+
+
+def chain_of(secured: ssl.SSLObject) -> list[bytes]:
+    """What the client showed, in DER, its own certificate first; empty: nothing."""
+    if hasattr(secured, "get_unverified_chain"):
+        return list(secured.get_unverified_chain() or ())
+    # Before Python 3.13 it is there, but has no public name.
+    shown = secured._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]
+    return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in shown]
+
+
+def _too_large(size: int) -> ssl.SSLError:
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, f"a client's chain of {size} bytes")
+    error.reason = "EXCESSIVE_MESSAGE_SIZE"
+    return error
 
 
 def _text(path: Path | None) -> str:

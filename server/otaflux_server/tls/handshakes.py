@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
+from otaflux_server.tls.contexts import ServerContext
 from otaflux_server.tls.ports import TlsPort
 from otaflux_server.tls.reasons import TlsRefusal, refusal_of
 
@@ -35,6 +36,7 @@ class Handshake(asyncio.Protocol):
         self._left = left
         self._peer = ""
         self._early = b""
+        self._has_begun = False
         self._has_failed = False
         self._is_lost = False
 
@@ -58,6 +60,7 @@ class Handshake(asyncio.Protocol):
 
     def early(self) -> bytes:
         """(a `Watcher`)"""
+        self._has_begun = True
         return self._early
 
     def failed(self, error: ssl.SSLError) -> None:
@@ -70,6 +73,10 @@ class Handshake(asyncio.Protocol):
         """Ends it."""
         self._transport.abort()
 
+    def _expect_again(self, context: ServerContext) -> None:
+        if not self._has_begun:
+            context.expect(self)
+
     async def _secure(self) -> None:
         loop = asyncio.get_running_loop()
         early = _Early()
@@ -77,9 +84,11 @@ class Handshake(asyncio.Protocol):
             if self._is_lost:
                 raise ConnectionResetError
             context = self._port.generation.context
-            # Called right before what `start_tls` calls soon, which makes the connection's object.
-            # (A context variable does not do: on uvloop all connections of a server share one.)
-            loop.call_soon(context.expect, self)
+            # The connection's object is made within `start_tls` by asyncio, and by uvloop in what
+            # that calls soon, right after this. (A context variable does not do: uvloop has one
+            # context for all connections of a server.)
+            context.expect(self)
+            loop.call_soon(self._expect_again, context)
             secured = await loop.start_tls(
                 self._transport,
                 early,

@@ -34,7 +34,8 @@ MEANINGS: dict[TlsRefusal, str] = {
         "next update is due."
     ),
     TlsRefusal.CERTIFICATE_UNFIT: (
-        "The client's certificate is not made for this: its key usage, or a weak signature or key."
+        "The client's certificate is not made for this: its key usage, a weak signature "
+        "or key, or a chain of more than 16 KiB."
     ),
     TlsRefusal.VERSION: "The client speaks no TLS from `minimum` on, or none of its ciphers.",
     TlsRefusal.NOT_TLS: "What came is not TLS; plain HTTP, for example.",
@@ -64,6 +65,7 @@ _VERIFICATION = {
     44: TlsRefusal.REVOCATION_UNKNOWN,
 }
 _REASONS = {
+    "EXCESSIVE_MESSAGE_SIZE": TlsRefusal.CERTIFICATE_UNFIT,
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": TlsRefusal.NO_CERTIFICATE,
     "UNSUPPORTED_PROTOCOL": TlsRefusal.VERSION,
     "NO_SHARED_CIPHER": TlsRefusal.VERSION,

@@ -175,6 +175,11 @@ def test_requests_that_cannot_be_trusted_are_refused(ca: Path, tmp_path: Path) -
     assert made.returncode == 0, made.stderr
     weak = openssl("req", "-inform", "DER", "-in", request).stdout.encode()
     assert "RSA of 2048 bits" in say(weak)
+    # A curve that our library does not know.
+    openssl("genpkey", "-algorithm", "SM2", "-out", tmp_path / "k")
+    made = openssl("req", "-new", "-sm3", "-key", tmp_path / "k", "-subj", "/CN=a")
+    assert made.returncode == 0, made.stderr
+    assert "RSA of 2048 bits" in say(made.stdout.encode())
     forged = bytearray(request.read_bytes() and openssl_der(weak, tmp_path))
     forged[-1] ^= 1  # in its signature
     (tmp_path / "forged.der").write_bytes(forged)

@@ -119,6 +119,27 @@ def test_a_secret_has_a_name(name: str) -> None:
     assert "write NAME or NAMESPACE/NAME" in ended.stderr
 
 
+DAMAGED = {
+    "no YAML": "users: [{token: 'a-secret",
+    "no kubeconfig": "- a-secret",
+    "no base64": "{kind: Config, current-context: c, "
+    "contexts: [{name: c, context: {cluster: k, user: u}}], "
+    "users: [{name: u, user: {token: a-secret}}], "
+    "clusters: [{name: k, cluster: {server: 'https://x', certificate-authority-data: '!x'}}]}",
+    "no text": "a-secret\x80",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_kubeconfig_is_said_to_be_so_and_not_shown(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(content, encoding="latin-1")
+    ended = otaflux_here("device", "token", "list", "--kubeconfig", file)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: there is no usable kubeconfig")
+    assert "a-secret" not in ended.stderr
+
+
 async def test_an_authority_in_a_secret_issues_and_revokes(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

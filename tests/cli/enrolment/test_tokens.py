@@ -164,6 +164,15 @@ def test_what_cannot_be_is_refused_and_says_why(
     assert not file.parent.exists()
 
 
+def test_a_name_that_seems_to_end_its_line_is_one_name(file: Path) -> None:
+    name = "a\u2028b\x85c"
+    create(file, name, "-n", "homes", "--device", "a")
+    listed = otaflux_here("device", "token", "list", "-o", "json", "--file", file)
+    assert [token["name"] for token in json.loads(listed.stdout)] == [name]
+    assert otaflux_here("device", "token", "revoke", name, "--file", file).returncode == 0
+    assert file.read_bytes() == b""
+
+
 def test_a_name_is_given_once(file: Path) -> None:
     create(file, "k", "-n", "homes", "--device", "k-1")
     before = file.read_bytes()

@@ -145,7 +145,27 @@ async def test_what_is_asked_and_known_is_bounded() -> None:
     assert found.count(AccessRefusal.REVIEW_UNAVAILABLE) == 36
     for number in range(2000):
         await callers.refusal(f"other {number}")
-    assert len(callers.accounts._known) == 1024
+    assert len(callers.accounts._refused) == 1024
+
+
+async def test_who_sends_tokens_at_random_keeps_nobody_else_out() -> None:
+    callers = Callers(GOOD)
+    assert await callers.refusal("good") is None
+    callers.reviews.answer = {}
+    for number in range(1100):
+        await callers.refusal(f"random {number}")
+    assert await callers.refusal("good") is None  # still known
+    callers.now += YES_SECONDS
+    callers.reviews.answer = GOOD
+    callers.reviews.gate.clear()
+    waiting = [asyncio.create_task(callers.refusal(f"more {number}")) for number in range(64)]
+    await asyncio.sleep(0)
+    assert await callers.refusal("one more") is AccessRefusal.REVIEW_UNAVAILABLE
+    good = asyncio.create_task(callers.refusal("good"))
+    await asyncio.sleep(0)
+    callers.reviews.gate.set()
+    assert await good is None
+    await asyncio.gather(*waiting)
 
 
 class TestOnAnApiServer:

@@ -81,7 +81,16 @@ def test_envoy_names_the_device_by_uri_or_by_the_certificate_itself(text: str) -
 
 def test_envoy_names_it_by_dns() -> None:
     fields = {"certificate_field": "DNS", "certificate_pattern": "(?P<device>.*)"}
-    assert envoy(f"Hash=1;URI={B};DNS=a", **fields).sole == "a"
+    assert envoy("Hash=1;DNS=a", **fields).sole == "a"
+    named = issue(dns_names=("a",))
+    assert envoy(f'Hash=1;Cert="{named.quoted}";URI=;DNS=b', **fields).sole == "a"
+
+
+@pytest.mark.parametrize("text", [f"Hash=1;URI={B};DNS=a", "URI=;DNS=a", "DNS=b;DNS=a"])
+def test_a_dns_name_that_a_uri_may_have_made_up_is_nobodys(text: str) -> None:
+    """The URI `;DNS=a` in a certificate without a DNS name becomes `URI=;DNS=a`."""
+    fields = {"certificate_field": "DNS", "certificate_pattern": "(?P<device>.*)"}
+    assert envoy_refusal(text, **fields) is Refusal.CERTIFICATE_NAMES_NO_DEVICE
 
 
 @pytest.mark.parametrize(
@@ -120,6 +129,7 @@ def test_a_common_name_is_taken_from_the_certificate_alone() -> None:
         f"URI={A};Hash=1;Hash=2",
         f'URI={B};Cert="{CERT.quoted}"',
         f'DNS=b;Cert="{CERT.quoted}"',
+        f"Hash=1;DNS=b;URI={A}",
         f'Cert="{CERT.quoted}";Cert="{CERT.quoted}"',
         f'Subject="CN=a\\\\";URI={A}',
         f'Subject="CN=a;URI={A}',
