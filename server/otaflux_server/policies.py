@@ -55,7 +55,7 @@ class PolicyStore:
         self._keys = keys
         self._policies: dict[str, dict[str, Policy]] = {}
         self._groups: dict[str, dict[str, Group]] = {}
-        self._marks = PolicyMarks(self._is_used)
+        self._marks = PolicyMarks(self._is_used, lambda: self.key_ids)
         self._rejections = PolicyRejections(metrics, self._is_used)
         self._generation = 0
         self._rules: dict[str, Rules] = {}
@@ -153,7 +153,7 @@ class PolicyStore:
 
     @property
     def epoch(self) -> int:
-        """The highest that any policy or group in use ever had; 0 where they are not signed."""
+        """The highest of all that was in use, by the keys that count; 0: nothing is signed."""
         return self._marks.epoch
 
     @property
@@ -276,10 +276,10 @@ class PolicyStore:
 
     def _apply(self, kind: Kind, key: Key, text: str, signature: str | None = None) -> bool:
         """As `apply_policy`; the signature None: it was looked at in an earlier process."""
-        current = self._current(kind, key)
+        current, signer = self._current(kind, key), ""
         try:
             if self._keys is not None and signature is not None:
-                self._keys.verify(Policy if kind == "policies" else Group, text, signature)
+                signer = self._keys.verify(Policy if kind == "policies" else Group, text, signature)
             load = loads_policy if kind == "policies" else loads_group
             item: Policy | Group = load(text, namespace=key[0], name=key[1])
             if not all(map(is_object_name, key)):
@@ -296,14 +296,14 @@ class PolicyStore:
         self._recount(self._rejections.remove(kind, key))
         if current is not None and current.revision == item.revision:
             return True
-        self._use(kind, key, item)
+        self._use(kind, key, item, signer)
         if self._files is not None:
             self._files.save(kind, key, text)
         log.info("in use now", kind=kind, namespace=key[0], name=key[1], revision=item.revision)
         self._change(key[0])
         return True
 
-    def _use(self, kind: Kind, key: Key, item: Policy | Group) -> None:
+    def _use(self, kind: Kind, key: Key, item: Policy | Group, signer: str) -> None:
         namespace, name = key
         if isinstance(item, Policy):
             self._policies.setdefault(namespace, {})[name] = item
@@ -312,7 +312,7 @@ class PolicyStore:
             self._groups.setdefault(namespace, {})[name] = item
             self._indexes.pop(namespace, None)
         if self._keys is not None:
-            self._marks.wrote(kind, key, item)
+            self._marks.wrote(kind, key, item, signer)
         self._save_state()
 
     def _known(self, kind: Kind, namespaces: Collection[str] | None) -> Iterable[Key]:

@@ -29,6 +29,9 @@ Key = tuple[str, str]
 Written = tuple[int, int]
 """Epoch and sequence."""
 
+ByKey = dict[str, Written]
+"""The highest by the id of the key that signed it; of an empty one: that is not known."""
+
 NOTHING: Written = (-1, -1)
 """Below all that is ever written."""
 
@@ -54,8 +57,8 @@ class Saved:
     policies: dict[Key, str] = field(default_factory=dict)
     groups: dict[Key, str] = field(default_factory=dict)
     runs: dict[Key, int] = field(default_factory=dict)
-    written: dict[tuple[Kind, Key], Written] = field(default_factory=dict)
-    forgotten: Written = NOTHING
+    written: dict[tuple[Kind, Key], ByKey] = field(default_factory=dict)
+    forgotten: ByKey = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
     synced: bool = False
 
@@ -80,12 +83,15 @@ class Saved:
         for path, run in content["runs"].items():
             namespace, _, rollout = path.partition("/")
             self.runs[namespace, rollout] = int(run)
-        for path, (epoch, sequence) in content.get("written", {}).items():
+        for path, marks in content.get("written", {}).items():
             kind, namespace, name = path.split("/")
-            self.written[_kind(kind), (namespace, name)] = int(epoch), int(sequence)
-        epoch, sequence = content.get("forgotten", NOTHING)
-        self.forgotten = int(epoch), int(sequence)
+            self.written[_kind(kind), (namespace, name)] = _by_key(marks)
+        self.forgotten = _by_key(content.get("forgotten", {}))
         self.keys = [str(key) for key in content.get("keys", ())]
+
+
+def _by_key(marks: dict[str, list[int]]) -> ByKey:
+    return {key: (int(epoch), int(sequence)) for key, (epoch, sequence) in marks.items()}
 
 
 def _kind(text: str) -> Kind:

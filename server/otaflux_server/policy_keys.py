@@ -38,9 +38,9 @@ class PolicyKeys:
         self._keys = found
         return changed
 
-    def verify(self, kind: type[Policy] | type[Group], text: str, signature: str) -> None:
-        """Raises NotSigned unless one of the keys has signed the text."""
-        verify(kind, text, signature, self._keys.values())
+    def verify(self, kind: type[Policy] | type[Group], text: str, signature: str) -> str:
+        """The id of the one that has signed the text. Raises NotSigned where none has."""
+        return verify(kind, text, signature, self._keys.values()).id
 
     def dumps(self) -> list[str]:
         """As texts (PEM)."""

@@ -162,6 +162,10 @@ async def test_keys_are_changed_with_an_overlap(rollout: Rollout, firmware: str)
     await give(rollout, a=old.dumps())
     server = UpdateServer(rollout.plane)
     server.says = {"policy_keys": (old.public.id,)}
+
+    async def questions() -> int:
+        return server.questions
+
     async with told_by(rollout, server):
         await apply_group(rollout)
         await rollout.apply(firmware, "1.0.0")
@@ -171,7 +175,7 @@ async def test_keys_are_changed_with_an_overlap(rollout: Rollout, firmware: str)
         asked = server.questions
         await rollout.apply(firmware, "1.0.0", priority=1)
         await eventually(rollout.policy, lambda found: found is not None and found.priority == 1)
-        assert server.questions > asked
+        await eventually(questions, lambda now: now > asked)
         assert signed_with(old)(await rollout.config_map())
         server.says = {"policy_keys": (old.public.id, new.public.id)}
         await eventually(rollout.config_map, signed_with(new))
@@ -285,7 +289,7 @@ async def test_one_that_lost_its_labels_and_owners_is_withdrawn_with_its_rollout
 
 
 async def test_what_stands_in_the_place_of_one_is_withdrawn_with_its_rollout(
-    rollout: Rollout, firmware: str
+    rollout: Rollout, firmware: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody writes over it again and again, as here just before the operator looks."""
     async with operating(rollout.plane, rollout.namespace) as running:
@@ -299,10 +303,10 @@ async def test_what_stands_in_the_place_of_one_is_withdrawn_with_its_rollout(
             name = "otaflux-policy-thermostat"
             patch = '{"metadata": {"labels": null, "ownerReferences": null}, "data": null}'
             await rollout.kubectl("patch", "configmap", name, "--type=merge", "-p", patch)
-            publications.withdraw = withdraw  # type: ignore[method-assign]
+            monkeypatch.undo()
             return await withdraw(key)
 
-        publications.withdraw = attacked  # type: ignore[method-assign]
+        monkeypatch.setattr(publications, "withdraw", attacked)
         await rollout.kubectl("delete", "fwr", "thermostat")
         await rollout.is_withdrawn()
 

@@ -155,6 +155,30 @@ def test_a_key_that_is_gone_signs_nothing_new_and_takes_nothing_away(store: Poli
     assert not held(store)
 
 
+def test_what_a_stolen_key_has_signed_bars_nothing_once_that_is_gone(store: PolicyStore) -> None:
+    """Though it was of the highest numbers that there are."""
+    assert apply(store, GOOD)
+    store.trust([KEY.public, OTHER_KEY.public])
+    assert apply(store, policy(epoch=2**53 - 1, sequence=2**53 - 1), key=OTHER_KEY)
+    assert apply(store, later(MEMBERS, 2**53 - 1, 1), key=OTHER_KEY)
+    assert not apply(store, PAUSED)
+    store.trust([KEY.public])
+    # Nor does it open the way for what is older by the key that stays.
+    assert not apply(store, GOOD)
+    assert store.epoch == 3
+    saved = Saved()
+    saved.loads(store._state().decode())
+    again = signed_store()
+    again._marks.restore(saved)
+    for found in (store, again):
+        assert apply(found, PAUSED)
+        assert apply(found, MEMBERS)
+        assert found.epoch == 3
+        found.trust([])
+        found.trust([KEY.public, OTHER_KEY.public])
+        assert not apply(found, later(MEMBERS, 2**53 - 1, 1), key=OTHER_KEY)
+
+
 def test_a_store_of_unsigned_policies_has_no_keys() -> None:
     with pytest.raises(ValueError, match="not signed"):
         PolicyStore(Metrics()).trust([KEY.public])
@@ -221,7 +245,9 @@ class TestRestarts:
         assert saved.exists()
         state.rmdir()
         await until(lambda: not saved.exists())
-        assert json.loads(state.read_text())["written"] == {"policies/home/a": [1, 0]}
+        assert json.loads(state.read_text())["written"] == {
+            "policies/home/a": {KEY.public.id: [1, 0]}
+        }
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
 

@@ -18,8 +18,16 @@ from otaflux_server.ranges import Span
 from otaflux_server.rates import Rates
 from otaflux_server.requests import Request
 from otaflux_server.throttles import Throttle
-from tests.server.fleets import Answer, MemorySource, Served, firmware, policy, release
-from tests.server.fleets import serving, settings
+from tests.server.fleets import (
+    Answer,
+    MemorySource,
+    Served,
+    firmware,
+    policy,
+    release,
+    serving,
+    settings,
+)
 
 BOTH = pytest.mark.parametrize("mitigated", [True, False])
 ATTACKER, DEVICE = "127.0.0.2", "127.0.0.1"

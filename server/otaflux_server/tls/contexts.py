@@ -56,7 +56,6 @@ class ServerObject(ssl.SSLObject):
         self.incoming.read()  # else what a client sends on and on would stay in memory
         raise ssl.SSLWantReadError
 
-
     def _check_size(self) -> None:
         size = sum(map(len, chain_of(self)))
         if size > _MOST_CHAIN_BYTES:

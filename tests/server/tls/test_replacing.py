@@ -353,6 +353,7 @@ def test_the_application_is_told_of_the_certificate(
 
     async def look(self: object, scope: dict[str, object], receive: object, send: object) -> None:
         scopes.append(scope)
+        # (ASGI's types are not ours to repeat)
         await original(app, scope, receive, send)  # type: ignore[arg-type]
 
     monkeypatch.setattr(app.__class__, "__call__", look)
@@ -366,6 +367,7 @@ def test_the_application_is_told_of_the_certificate(
         for _ in range(2):
             ask(connection, request)
         cipher = connection.cipher()
+    # (it is there, or the test fails)
     told = [scope["extensions"]["tls"] for scope in scopes]  # type: ignore[index]
     assert told[0] is told[1]
     assert "".join(told[0]["client_cert_chain"]).encode() == issued.pem
