@@ -39,9 +39,7 @@ NamespaceParameter = Annotated[
     str, Path(pattern=NAMESPACE_PATTERN, description="The namespace of the object or device.")
 ]
 DeviceParameter = Annotated[str, Path(pattern=DEVICE_ID_PATTERN, description="The device id.")]
-_TOKEN = (
-    "As `OTAFLUX_INTERNAL__AUTHENTICATION` says: a ServiceAccount's token, or the shared one."
-)
+_TOKEN = "As `OTAFLUX_INTERNAL__AUTHENTICATION` says: a ServiceAccount's token, or the shared one."
 RolloutParameter = Annotated[str, Path(max_length=253, description="The rollout's name.")]
 
 

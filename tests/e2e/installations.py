@@ -159,9 +159,7 @@ class Installation:
         self.http = await self._stack.enter_async_context(httpx.AsyncClient(timeout=10))
         metadata = {"name": "operator"}
         await self.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
-        token = await self.plane.service_account_token(
-            self.namespace, "operator", "otaflux-server"
-        )
+        token = await self.plane.service_account_token(self.namespace, "operator", "otaflux-server")
         self._token_file.write_text(token)
         self.internal = await self._stack.enter_async_context(
             httpx.AsyncClient(

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from otaflux_server.policies import PolicyStore
+from otaflux_policy.devices import Device
+from otaflux_server import decisions
+from otaflux_server.placing import Placement, place
 from otaflux_server.rules import Rules
 from tests.server.fleets import NAMESPACE, group, policy, release, serving, settings
 
@@ -21,20 +23,7 @@ def test_a_rollout_that_selects_the_devices_of_another_namespace(
     selector: dict[str, object],
     mitigated: bool,
 ) -> None:
-    """Also by a group of its own namespace that names them.
-
-    There are two mitigations, and both are taken away: the rules of a namespace are its own
-    policies and groups, and a policy says of which namespace it is, which is looked at once more.
-    """
-    rules = PolicyStore.rules
-
-    def of_anybody(store: PolicyStore, namespace: str) -> Rules:
-        found = rules(store, OTHER)
-        taken = tuple(item.model_copy(update={"namespace": namespace}) for item in found.policies)
-        return replace(found, policies=taken)
-
-    if not mitigated:
-        monkeypatch.setattr(PolicyStore, "rules", of_anybody)
+    """Also by a group of its own namespace that names them."""
     with serving(settings(tmp_path)) as served:
         served.apply(policy("own", device_selector={"names": ["lab-1"]}))
         served.apply(group("theirs", namespace=OTHER, names=("kitchen-1",), labels={"a": "b"}))
@@ -42,7 +31,15 @@ def test_a_rollout_that_selects_the_devices_of_another_namespace(
         served.publish(
             name="theirs", namespace=OTHER, device_selector=selector, target=target, priority=1000
         )
-        assert served.get("/t/office/version?device=kitchen-1").status == 200
-        answer = served.get(f"/t/{NAMESPACE}/version?device=kitchen-1")
-        assert (answer.status == 404) is mitigated
-        assert (served.get("/version?device=kitchen-1").status == 404) is mitigated
+        assert served.get(f"/t/{OTHER}/version?device=kitchen-1").status == 200
+        assert served.get("/version?device=kitchen-1").status == 404
+        policies = served.server.policies
+
+        def of_anybody(device: Device, _: Rules) -> Placement:
+            return place(replace(device, namespace=OTHER), policies.rules(OTHER))
+
+        if not mitigated:
+            monkeypatch.setattr(decisions, "place", of_anybody)
+        victim = Device(NAMESPACE, "kitchen-1")
+        made = served.call(lambda: served.server.decisions.afresh(victim, None).decision)
+        assert made.release == (None if mitigated else target)
