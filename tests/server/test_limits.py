@@ -247,7 +247,7 @@ def test_what_is_refused_has_its_reason(
         ({"idle_seconds": 0.2}, b'POST /api/v1/poll HTTP/1.1\r\nContent-Length: 14\r\n\r\n'
          b'{"device":"a"}', Drop.IDLE),
         ({"stall_seconds": 0.2}, DOWNLOAD, Drop.READER_STALLED),
-        ({"response_seconds": 0.2}, DOWNLOAD, Drop.RESPONSE_TOO_LONG),
+        ({"response_seconds": 2.0}, DOWNLOAD, Drop.RESPONSE_TOO_LONG),
     ],
     ids=["head", "nothing", "body", "idle", "stalled", "too long"],
 )  # fmt: skip
