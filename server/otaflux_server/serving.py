@@ -291,6 +291,8 @@ class UpdateServer:
         """Raises DataDirInUse, TlsUnusable, OSError (the data directory or an address)."""
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(_locked(self.settings))
+            device_tls = tls_port("device", self.settings.tls, self.metrics)
+            internal_tls = tls_port("internal", self.settings.internal.tls, self.metrics)
             self.artifacts.load()
             self.policies.load()
             await self.identifier.start()
@@ -317,8 +319,6 @@ class UpdateServer:
             if self._callers is not None:
                 stack.push_async_callback(self._callers.close)
             access.warn_if_open(self.settings)
-            device_tls = tls_port("device", self.settings.tls, self.metrics)
-            internal_tls = tls_port("internal", self.settings.internal.tls, self.metrics)
             servers: list[Listener] = []
             stack.push_async_callback(stop_all, servers)
             grace = self.settings.shutdown_seconds

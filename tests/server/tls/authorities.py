@@ -52,6 +52,19 @@ class Issued:
         return files
 
 
+_SIGNS = x509.KeyUsage(
+    key_cert_sign=True,
+    crl_sign=True,
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 class Authority:
     """Issues certificates; `root` None: it is one."""
 
@@ -62,8 +75,10 @@ class Authority:
         self._between: tuple[x509.Certificate, ...] = ()
         issuer = self if root is None else root
         self.name = _name(name)
-        builder = _builder(self.name, issuer.name, self.key, -DAY, 30 * DAY).add_extension(
-            x509.BasicConstraints(ca=True, path_length=path_length), critical=True
+        builder = (
+            _builder(self.name, issuer, self.key, -DAY, 30 * DAY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+            .add_extension(_SIGNS, critical=True)
         )
         self.certificate = builder.sign(issuer.key, hashes.SHA256())
         if root is not None:
@@ -126,7 +141,7 @@ class Authority:
     ) -> Issued:
         key = key or p256()
         certificate = (
-            _builder(_name(name), self.name, key, since, until)
+            _builder(_name(name), self, key, since, until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -148,15 +163,20 @@ def _name(text: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: Key, since: timedelta, until: timedelta
+    subject: x509.Name, issuer: Authority, key: Key, since: timedelta, until: timedelta
 ) -> x509.CertificateBuilder:
+    """With all that RFC 5280 demands, as Python 3.13 does, too."""
     now = datetime.now(UTC)
+    of_issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(issuer)
+        .issuer_name(issuer.name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now + since)
         .not_valid_after(now + until)
+        .add_extension(of_issuer, critical=False)
+        .add_extension(own, critical=False)
     )
