@@ -14,7 +14,7 @@ from otaflux_server.artifacts import StoredArtifact
 from otaflux_server.deliveries import Cut
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.downloads import Damaged, Send, send_artifact, send_small
-from otaflux_server.fleet import Asking, Fleet
+from otaflux_server.fleet import Fleet
 from otaflux_server.identities import Identifier, Identity, Unidentified
 from otaflux_server.protocols import Exchange, json, native
 from otaflux_server.refusals import Refusal, Refusals, peer
@@ -75,11 +75,10 @@ class DeviceApp:
             return None
         try:
             request = self._enter(scope, _no_body, None, path)
-            asking = self._identify(exchange, request)
+            record = self._identify(exchange, request)
         except Refused as refused:
             self._note(scope, refused)
             return exchange.refuse(refused)
-        record = exchange.observe(asking)
         if record.unread or exchange.begins(request, record, decision := exchange.decide(record)):
             # The database has to be waited for: `__call__` goes on from here.
             scope.setdefault("state", {})[_BEGUN] = (exchange, request, record)
@@ -115,11 +114,10 @@ class DeviceApp:
             request = self._enter(scope, receive, tenant, path)
             if exchange.reads_body:
                 await request.read(self._max_body)
-            asking = self._identify(exchange, request)
+            record = self._identify(exchange, request)
         except Refused as refused:
             await self._refuse(exchange, scope, refused, send)
             return
-        record = exchange.observe(asking)
         await exchange.prepare(record)
         await self._go_on(send, exchange, request, record, exchange.decide(record))
 
@@ -158,8 +156,8 @@ class DeviceApp:
             )
         return namespace
 
-    def _identify(self, exchange: Exchange, request: Request) -> Asking:
-        """Who asks.
+    def _identify(self, exchange: Exchange, request: Request) -> DeviceRecord:
+        """The record of the device that asks, with what it says of itself.
 
         Raises Refused: not usable; 403, the identity is not that of the device; 429.
         """
@@ -168,8 +166,9 @@ class DeviceApp:
             raise Refused(
                 403, "this is not the identity of that device", reason=Refusal.OTHER_DEVICE
             )
-        self._throttle.ask((asking.namespace, asking.device), exchange.cost)
-        return asking
+        record = exchange.observe(asking)
+        self._throttle.ask(record, exchange.cost)
+        return record
 
     async def _go_on(
         self,

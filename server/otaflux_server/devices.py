@@ -50,7 +50,8 @@ class DeviceRecord:
     with the digest `pinned` is what `/version` announced last, good until `pinned_until`
     (monotonic clock); `pinned_at` is when that was said, or taken back. `offered` is the attempt
     whose offer stands untaken. From `due` on a poll has something to record, from `contact_due`
-    on a contact has. `unread`: the database may know more of it.
+    on a contact has. `unread`: the database may know more of it. From `rested_at` (monotonic clock)
+    on the device may ask as often as one that never asked.
     """
 
     __slots__ = (
@@ -77,6 +78,7 @@ class DeviceRecord:
         "reported_at",
         "reported_first",
         "reports",
+        "rested_at",
         "running_since",
         "said_at",
         "transfer",
@@ -104,6 +106,7 @@ class DeviceRecord:
         self.running_since: datetime | None = None
         self.due = 0.0
         self.contact_due = 0.0
+        self.rested_at = 0.0
         self.pinned: str | None = None
         self.pinned_until = 0.0
         self.pinned_at = 0.0

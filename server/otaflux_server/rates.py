@@ -1,8 +1,8 @@
-"""How often somebody may ask: token buckets in a bounded table, pure but for what they remember.
+"""How often somebody may ask: token buckets.
 
 A bucket holds `burst` tokens and gains `rate` of them a second; a request takes its cost or, where
 too few are left, nothing. It is kept as the one time at which it is full again (the "theoretical
-arrival time" of GCRA, ITU-T I.371), so a key costs one number, and one that is full is not kept.
+arrival time" of GCRA, ITU-T I.371), so whoever has one keeps one number.
 """
 
 import ipaddress
@@ -21,17 +21,42 @@ _IPV6_NETWORK: Final = 64
 """Leading bits of an IPv6 address that count: whoever has one address has all of its /64."""
 
 
-class Rates(Generic[Key]):
-    """The buckets of all keys: `rate` tokens a second, `burst` at most, for `capacity` keys.
+class Rate:
+    """What a bucket gains and holds: `rate` tokens a second, `burst` at most.
 
-    Keys beyond are forgotten, those longest unused first: their buckets are full again.
+    All times are seconds by a monotonic clock.
     """
 
-    __slots__ = ("_burst", "_half", "_older", "_seconds", "_younger")
+    __slots__ = ("_seconds", "_span")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._seconds = 1 / rate
+        self._span = burst / rate
+
+    def taken(self, full: float, cost: float, now: float) -> float:
+        """When a bucket that is full at `full` will be after `cost` is taken at `now`."""
+        return (full if full > now else now) + cost * self._seconds
+
+    def wait(self, taken: float, now: float) -> float:
+        """How long to wait before so much is taken; 0: it is there.
+
+        A cost above `burst` never fits, and is waited for like `burst`.
+        """
+        excess = taken - now - self._span
+        return min(excess, self._span) if excess > 0 else 0.0
+
+
+class Rates(Generic[Key]):
+    """The buckets of `capacity` keys at one rate.
+
+    Keys beyond are forgotten, those longest unused first: their buckets are full again. A bucket
+    that is full is not kept.
+    """
+
+    __slots__ = ("_half", "_older", "_rate", "_younger")
 
     def __init__(self, rate: float, burst: float, capacity: int) -> None:
-        self._seconds = 1 / rate
-        self._burst = burst / rate
+        self._rate = Rate(rate, burst)
         self._half = max(1, capacity // 2)
         self._younger: dict[Key, float] = {}
         self._older: dict[Key, float] = {}
@@ -40,37 +65,22 @@ class Rates(Generic[Key]):
         return len(self._younger) + len(self._older)
 
     def take(self, key: Key, cost: float, now: float) -> float:
-        """Takes `cost` tokens at `now` (seconds, monotonic).
-
-        Returns 0 where there were enough; else nothing is taken, and it is the seconds until there
-        are. A cost above `burst` never fits, and is waited for like `burst`.
-        """
-        # Not by way of `_full` and `min`: this is asked for every poll.
-        younger = self._younger
-        full = younger.get(key)
-        if full is None:
-            full = self._older.get(key, now)
-        if full < now:
-            full = now
-        full += cost * self._seconds
-        excess = full - now - self._burst
-        if excess > 0:
-            return excess if excess < self._burst else self._burst
-        younger[key] = full
-        if len(younger) > self._half:
-            self._older, self._younger = younger, {}
-        return 0.0
+        """Takes `cost` tokens; returns 0. Where too few are left, nothing but how long to wait."""
+        full = self._rate.taken(self._full(key), cost, now)
+        wait = self._rate.wait(full, now)
+        if not wait:
+            self._younger[key] = full
+            if len(self._younger) > self._half:
+                self._older, self._younger = self._younger, {}
+        return wait
 
     def wait(self, key: Key, cost: float, now: float) -> float:
         """What `take` would return; takes nothing."""
-        excess = self._full(key, now) + cost * self._seconds - now - self._burst
-        return min(excess, self._burst) if excess > 0 else 0.0
+        return self._rate.wait(self._rate.taken(self._full(key), cost, now), now)
 
-    def _full(self, key: Key, now: float) -> float:
+    def _full(self, key: Key) -> float:
         full = self._younger.get(key)
-        if full is None:
-            full = self._older.get(key, now)
-        return full if full > now else now
+        return self._older.get(key, 0.0) if full is None else full
 
 
 @lru_cache(maxsize=16_384)

@@ -114,8 +114,7 @@ class UpdateServer:
         self.connections = Connections(
             settings.connections, settings.identity.trusted_peers, self.metrics
         )
-        limits, shared = settings.connections, self.connections.is_shared
-        throttle = Throttle(limits, settings.max_devices, shared)
+        throttle = Throttle(settings.connections, self.connections.is_shared)
         self.device_app = DeviceApp(self.fleet, self.identifier, self.refusals, throttle)
         self._callers = access.callers(settings)
         self.internal_app = internal_app(

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from otaflux_server.devices import DeviceKey
-from otaflux_server.rates import POLL_COST, Rates, network_of
+from otaflux_server.devices import DeviceRecord
+from otaflux_server.rates import POLL_COST, Rate, Rates, network_of
 from otaflux_server.refusals import Refusal
 from otaflux_server.replies import Refused
 from otaflux_server.settings import ConnectionSettings
@@ -28,21 +28,18 @@ class Throttle:
     """Asked for each request: `enter` before anything, while `refusing`, and `ask` once the device
     is known.
 
-    `devices`: how many of them are remembered. `is_shared`: whether an address stands for many
-    devices, so that what one of them does must not count for the others.
+    `is_shared`: whether an address stands for many devices, so that what one of them does must not
+    count for the others.
     """
 
     def __init__(
         self,
         limits: ConnectionSettings,
-        devices: int,
         is_shared: Callable[[str], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_downloads = limits.max_downloads_per_device
-        self._asked: Rates[DeviceKey] = Rates(
-            limits.requests_per_second, limits.requests_burst, devices
-        )
+        self._requests = Rate(limits.requests_per_second, limits.requests_burst)
         self._refused: Rates[str] = Rates(
             limits.refusals_per_second, limits.refusals_burst, _ADDRESSES
         )
@@ -62,11 +59,14 @@ class Throttle:
         if wait:
             raise _wait(wait, Refusal.TOO_MANY_REFUSALS, "too many requests were refused")
 
-    def ask(self, device: DeviceKey, cost: float) -> None:
+    def ask(self, record: DeviceRecord, cost: float) -> None:
         """The device makes a request. Raises Refused: 429, it makes too many."""
-        wait = self._asked.take(device, cost, self._clock())
+        now = self._clock()
+        taken = self._requests.taken(record.rested_at, cost, now)
+        wait = self._requests.wait(taken, now)
         if wait:
             raise _wait(wait, Refusal.TOO_MANY_REQUESTS, "the device asks too often")
+        record.rested_at = taken
 
     def download(self, running: int) -> None:
         """A device downloads, `running` of its downloads are under way. Raises Refused: 429."""

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from otaflux_policy.devices import Device
+from otaflux_server.devices import DeviceRecord
 from otaflux_server.rates import POLL_COST
 from otaflux_server.refusals import Refusal
 from otaflux_server.replies import Refused
@@ -22,7 +24,11 @@ def throttle(
     clock: Clock, is_shared: Callable[[str], bool] = lambda _: False, **limits: float
 ) -> Throttle:
     settings = ConnectionSettings.model_validate(limits)
-    return Throttle(settings, 100, is_shared, clock)
+    return Throttle(settings, is_shared, clock)
+
+
+def device(namespace: str = "home") -> DeviceRecord:
+    return DeviceRecord(Device(namespace, "a"), "native", 0.0)
 
 
 def refusal(call: Callable[[], None]) -> Refused:
@@ -34,20 +40,22 @@ def refusal(call: Callable[[], None]) -> Refused:
 def test_a_device_that_asks_too_often_waits_as_long_as_it_is_told() -> None:
     clock = Clock()
     held = throttle(clock, requests_per_second=0.5, requests_burst=2)
+    record = device()
     for _ in range(2):
-        held.ask(("home", "a"), POLL_COST)
-    refused = refusal(lambda: held.ask(("home", "a"), POLL_COST))
+        held.ask(record, POLL_COST)
+    refused = refusal(lambda: held.ask(record, POLL_COST))
     assert (refused.status, refused.reason) == (429, Refusal.TOO_MANY_REQUESTS)
     assert refused.headers == ((b"Retry-After", b"2"),)
     clock.now += 2
-    held.ask(("home", "a"), POLL_COST)
+    held.ask(record, POLL_COST)
 
 
 def test_the_same_id_in_another_namespace_is_another_device() -> None:
     held = throttle(Clock(), requests_per_second=1, requests_burst=1)
-    held.ask(("home", "a"), POLL_COST)
-    held.ask(("other", "a"), POLL_COST)
-    refusal(lambda: held.ask(("home", "a"), POLL_COST))
+    record = device()
+    held.ask(record, POLL_COST)
+    held.ask(device("other"), POLL_COST)
+    refusal(lambda: held.ask(record, POLL_COST))
 
 
 def test_an_address_is_refused_for_its_refusals_alone() -> None:

@@ -29,29 +29,22 @@ class Unidentified(Exception):
 class Identity:
     """Which devices a request may speak for.
 
-    `namespace` is theirs; None: any, the one that the path names. `devices` holds their ids.
-    `sole` is the only one, where there is one: a request need not name it.
+    `namespace` is theirs; None: any, the one that the path names. `devices` holds their ids; None:
+    all there are. `sole` is the only one, where there is one: a request need not name it.
     """
 
     namespace: str | None
-    devices: Container[str]
+    devices: Container[str] | None
     sole: str | None = None
 
     def permits(self, device: str) -> bool:
         """Whether the device is one of them, at this moment."""
-        return device in self.devices
+        return self.devices is None or device in self.devices
 
     @classmethod
     def of_device(cls, namespace: str, device: str) -> "Identity":
         """That of one device."""
         return cls(namespace, frozenset((device,)), device)
-
-
-class Everyone(Container[str]):
-    """Every device id there is."""
-
-    def __contains__(self, device: object) -> bool:
-        return True
 
 
 class Identifier(ABC):

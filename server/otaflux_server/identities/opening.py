@@ -3,11 +3,11 @@
 import structlog
 from typing_extensions import override
 
-from otaflux_server.identities import Everyone, Identifier, Identity, Scope
+from otaflux_server.identities import Identifier, Identity, Scope
 
 log = structlog.get_logger(__name__)
 
-_ANYBODY = Identity(None, Everyone())
+_ANYBODY = Identity(None, None)
 
 
 class Open(Identifier):

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
 from otaflux_policy.tokens import DeviceToken, InvalidToken
+from otaflux_server.stamps import Stamp, stamp_of
 
 log = structlog.get_logger(__name__)
 
@@ -28,21 +28,11 @@ _TRIES = 5
 _DATA = "..data"
 
 
-class _Stamp(NamedTuple):
-    """By which a file is known to be unchanged."""
-
-    device: int
-    inode: int
-    size: int
-    modified: int
-    changed: int
-
-
 @dataclass(frozen=True, slots=True)
 class _Content:
     """A file as it was read. `stamp` None: it may have changed since without a trace."""
 
-    stamp: _Stamp | None
+    stamp: Stamp | None
     digest: bytes
     tokens: tuple[DeviceToken, ...]
     refused: int
@@ -126,12 +116,6 @@ def _digests(contents: Mapping[str, _Content]) -> dict[str, bytes]:
     return {name: content.digest for name, content in contents.items()}
 
 
-def _stamp(status: os.stat_result) -> _Stamp:
-    return _Stamp(
-        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    )
-
-
 def _read(file: Path, before: _Content | None) -> _Content | None:
     """The file's content; None: it is no file. Raises OSError: it cannot be read."""
     # (without O_NONBLOCK a pipe would keep us for ever)
@@ -140,7 +124,7 @@ def _read(file: Path, before: _Content | None) -> _Content | None:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             return None
-        stamp = _stamp(status)
+        stamp = stamp_of(status)
         if before is not None and before.stamp == stamp:
             return before
         settled = time.time_ns() - max(stamp.modified, stamp.changed) > _SETTLED_NS

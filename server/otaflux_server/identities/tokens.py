@@ -13,7 +13,6 @@ from otaflux_policy.groups import Groups
 from otaflux_policy.selectors import glob_matches, is_glob
 from otaflux_policy.tokens import DeviceToken, hash_of, is_token
 from otaflux_server.identities import (
-    Everyone,
     Identifier,
     Identity,
     Scope,
@@ -161,7 +160,7 @@ def _holder(token: DeviceToken, groups: GroupsOf) -> Holder:
     if token.group is not None:
         identity = Identity(token.namespace, InGroup(groups, token.namespace, token.group))
     elif "*" in names:
-        identity = Identity(token.namespace, Everyone())
+        identity = Identity(token.namespace, None)
     elif len(names) == 1 and not is_glob(sole := token.devices[0]):
         identity = Identity.of_device(token.namespace, sole)
     else:
