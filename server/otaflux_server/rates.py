@@ -33,17 +33,17 @@ class Rate:
         self._seconds = 1 / rate
         self._span = burst / rate
 
-    def taken(self, full: float, cost: float, now: float) -> float:
-        """When a bucket that is full at `full` will be after `cost` is taken at `now`."""
-        return (full if full > now else now) + cost * self._seconds
+    def take(self, full: float, cost: float, now: float) -> tuple[float, float]:
+        """Takes `cost` at `now` from a bucket that is full at `full`: when it is full then, and 0.
 
-    def wait(self, taken: float, now: float) -> float:
-        """How long to wait before so much is taken; 0: it is there.
-
-        A cost above `burst` never fits, and is waited for like `burst`.
+        Where too few tokens are left nothing is taken, and the second is how long to wait. A cost
+        above `burst` never fits, and is waited for like `burst`.
         """
+        taken = (full if full > now else now) + cost * self._seconds
         excess = taken - now - self._span
-        return min(excess, self._span) if excess > 0 else 0.0
+        if excess > 0:
+            return full, min(excess, self._span)
+        return taken, 0.0
 
 
 class Rates(Generic[Key]):
@@ -66,8 +66,7 @@ class Rates(Generic[Key]):
 
     def take(self, key: Key, cost: float, now: float) -> float:
         """Takes `cost` tokens; returns 0. Where too few are left, nothing but how long to wait."""
-        full = self._rate.taken(self._full(key), cost, now)
-        wait = self._rate.wait(full, now)
+        full, wait = self._rate.take(self._full(key), cost, now)
         if not wait:
             self._younger[key] = full
             if len(self._younger) > self._half:
@@ -76,7 +75,7 @@ class Rates(Generic[Key]):
 
     def wait(self, key: Key, cost: float, now: float) -> float:
         """What `take` would return; takes nothing."""
-        return self._rate.wait(self._rate.taken(self._full(key), cost, now), now)
+        return self._rate.take(self._full(key), cost, now)[1]
 
     def _full(self, key: Key) -> float:
         full = self._younger.get(key)

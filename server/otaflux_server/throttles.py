@@ -61,12 +61,9 @@ class Throttle:
 
     def ask(self, record: DeviceRecord, cost: float) -> None:
         """The device makes a request. Raises Refused: 429, it makes too many."""
-        now = self._clock()
-        taken = self._requests.taken(record.rested_at, cost, now)
-        wait = self._requests.wait(taken, now)
+        record.rested_at, wait = self._requests.take(record.rested_at, cost, self._clock())
         if wait:
             raise _wait(wait, Refusal.TOO_MANY_REQUESTS, "the device asks too often")
-        record.rested_at = taken
 
     def download(self, running: int) -> None:
         """A device downloads, `running` of its downloads are under way. Raises Refused: 429."""
