@@ -15,7 +15,7 @@ from otaflux_server.deliveries import Cut
 from otaflux_server.devices import DeviceRecord
 from otaflux_server.downloads import Damaged, Send, send_artifact, send_small
 from otaflux_server.fleet import Fleet
-from otaflux_server.identities import Identifier, Unidentified
+from otaflux_server.identities import Identifier, Identity, Unidentified
 from otaflux_server.protocols import Exchange, json, native
 from otaflux_server.refusals import Refusal, Refusals, peer
 from otaflux_server.replies import Refused, Reply, text_refusal
@@ -140,14 +140,17 @@ class DeviceApp:
         except Unidentified as error:
             challenge = self._identifier.challenge
             raise Refused(401, str(error), headers=challenge, reason=error.reason) from None
+        prefix = "" if tenant is None else f"/t/{tenant}"
+        return Request(scope, receive, identity, self._namespace_of(identity, tenant), prefix, path)
+
+    def _namespace_of(self, identity: Identity, tenant: str | None) -> str:
         asked = tenant if self._has_tenants else self._namespace
         namespace = identity.namespace or asked or self._namespace
         if asked is not None and asked != namespace:
             raise Refused(
                 403, "this is not the identity of a device there", reason=Refusal.OTHER_NAMESPACE
             )
-        prefix = "" if tenant is None else f"/t/{tenant}"
-        return Request(scope, receive, identity, namespace, prefix, path)
+        return namespace
 
     def _identify(self, exchange: Exchange, request: Request) -> DeviceRecord:
         """The record of the device that asks, with what it says of itself.
