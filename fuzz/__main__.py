@@ -80,11 +80,19 @@ def fuzzed(target: str, seconds: int, folder: Path) -> Result:
     broken.mkdir()
     log = folder / target / "log"
     command = [
-        sys.executable, "-m", "fuzz.running", target,
-        f"-max_total_time={seconds}", f"-timeout={_HANGS_AFTER}", "-rss_limit_mb=1024",
-        "-max_len=8192", "-print_final_stats=1", f"-artifact_prefix={broken}/",
-        str(found), str(CORPUS / target),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fuzz.running",
+        target,
+        f"-max_total_time={seconds}",
+        f"-timeout={_HANGS_AFTER}",
+        "-rss_limit_mb=1024",
+        "-max_len=8192",
+        "-print_final_stats=1",
+        f"-artifact_prefix={broken}/",
+        str(found),
+        str(CORPUS / target),
+    ]
     with log.open("wb") as output:
         try:
             status = subprocess.run(

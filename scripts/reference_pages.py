@@ -65,28 +65,49 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def _reasons() -> Iterator[str]:
-    yield f"# Reasons\n\n{GENERATED}\n"
-    yield "## Why a rollout is as it is\n"
-    yield "Reasons of conditions, and of the Events that tell of their changes.\n"
-    yield from _meanings(condition_reasons.Reason, condition_reasons.MEANINGS)
-    yield "\n## Why a device gets what it gets\n"
-    yield "In metrics, logs, the internal API and `explain`.\n"
-    yield from _meanings(decision_reasons.DecisionReason, decision_reasons.MEANINGS)
-    yield "\n## Why a device's request is refused\n"
-    yield "In metrics and logs of the update server.\n"
-    yield from _meanings(Refusal, REFUSALS)
-    yield "\n## Why a device's connection is dropped\n"
-    yield "In metrics and logs of the update server.\n"
-    yield from _meanings(Drop, DROPS)
-    yield "\n## Why a TLS connection is refused\n"
-    yield "Label `reason` of `otaflux_tls_refused_total`; settings are those of `tls`.\n"
-    yield from _meanings(TlsRefusal, TLS_REFUSALS)
-    yield "\n## Why a request to the internal API is refused\n"
-    yield "Label `reason` of `otaflux_internal_requests_refused_total`, each with its status.\n"
-    yield from _meanings(AccessRefusal, ACCESS_REFUSALS)
-    yield "\n## Why a published policy or group is refused\n"
-    yield "In metrics, logs and the internal API of the update server.\n"
-    yield from _meanings(RejectionReason, REJECTIONS)
+    yield f"# Reasons\n\n{GENERATED}"
+    yield from _section(
+        "Why a rollout is as it is",
+        "Reasons of conditions, and of the Events that tell of their changes.",
+        condition_reasons.Reason,
+        condition_reasons.MEANINGS,
+    )
+    yield from _section(
+        "Why a device gets what it gets",
+        "In metrics, logs, the internal API and `explain`.",
+        decision_reasons.DecisionReason,
+        decision_reasons.MEANINGS,
+    )
+    yield from _section(
+        "Why a device's request is refused",
+        "In metrics and logs of the update server.",
+        Refusal,
+        REFUSALS,
+    )
+    yield from _section(
+        "Why a device's connection is dropped",
+        "In metrics and logs of the update server.",
+        Drop,
+        DROPS,
+    )
+    yield from _section(
+        "Why a TLS connection is refused",
+        "Label `reason` of `otaflux_tls_refused_total`; settings are those of `tls`.",
+        TlsRefusal,
+        TLS_REFUSALS,
+    )
+    yield from _section(
+        "Why a request to the internal API is refused",
+        "Label `reason` of `otaflux_internal_requests_refused_total`, each with its status.",
+        AccessRefusal,
+        ACCESS_REFUSALS,
+    )
+    yield from _section(
+        "Why a published policy or group is refused",
+        "In metrics, logs and the internal API of the update server.",
+        RejectionReason,
+        REJECTIONS,
+    )
     yield "\n## Why the update server has not stored an artifact\n"
     yield "In metrics, logs and the internal API; so are the registry's reasons, from above.\n"
     yield from _table(("Reason", "Means"), map(_failure, ArtifactError.__subclasses__()))
@@ -98,10 +119,15 @@ def _failure(error: type[ArtifactError]) -> tuple[str, str]:
     return f"`{error.reason}`", " ".join(error.__doc__.split())
 
 
-def _meanings(reasons: type[Reason], meanings: Mapping[Reason, str]) -> Iterator[str]:
+def _section(
+    title: str, told: str, reasons: type[Reason], meanings: Mapping[Reason, str]
+) -> Iterator[str]:
+    """`told`: where people meet these reasons."""
     missing = [reason.value for reason in reasons if not meanings.get(reason)]
     if missing:
         raise Undescribed(f"{reasons.__module__}.MEANINGS lacks {', '.join(missing)}")
+    yield f"\n## {title}\n"
+    yield f"{told}\n"
     yield from _table(("Reason", "Means"), ((f"`{r.value}`", meanings[r]) for r in reasons))
 
 

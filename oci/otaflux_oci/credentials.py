@@ -53,6 +53,16 @@ class Tls:
         if (self.cert is None) != (self.key is None):
             raise InvalidCredentials("A client certificate needs both tls.crt and tls.key.")
 
+    @classmethod
+    def of(cls, *, ca: str, cert: str, key: str) -> Tls | None:
+        """Of texts, empty where there is none; None: there is none at all.
+
+        Raises InvalidCredentials.
+        """
+        if not (ca or cert or key):
+            return None
+        return cls(ca.encode() or None, cert.encode() or None, key.encode() or None)
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -81,6 +91,20 @@ class Credentials:
     def __init__(self, entries: Mapping[str, Basic | IdentityToken]) -> None:
         """`entries`: key as in `auths` ("registry.example.com:5000/team") to credential."""
         self._entries = tuple(_entry(key, value) for key, value in entries.items())
+
+    @classmethod
+    def of_registry(
+        cls, registry: str, *, username: str, password: str, identity_token: str
+    ) -> Credentials | None:
+        """For every repository of one registry, and no other; None where all are empty: anonymous.
+
+        Raises InvalidCredentials.
+        """
+        if identity_token:
+            return cls({registry: IdentityToken(identity_token)})
+        if username or password:
+            return cls({registry: Basic(username, password)})
+        return None
 
     @classmethod
     def from_dockerconfigjson(cls, document: bytes | str) -> Credentials:

@@ -17,7 +17,10 @@ _LINK_LENGTH = 16_384
 
 
 def next_page(response: httpx.Response, url: httpx.URL, where: str) -> httpx.URL | None:
-    """From the Link header (RFC 8288), followed as it is but never to another origin."""
+    """From the Link header (RFC 8288), followed as it is but never to another origin.
+
+    Raises RegistryError.
+    """
     for link, rest in _LINK.findall(", ".join(response.headers.get_list("link"))[:_LINK_LENGTH]):
         relations = [
             (quoted or bare).lower().split()

@@ -13,7 +13,10 @@ _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 def first_byte(response: httpx.Response, start: int, descriptor: Descriptor, where: str) -> int:
-    """Position in the blob of the first byte of this answer: `start`, or 0 for a whole one."""
+    """Position in the blob of the first byte of this answer: `start`, or 0 for a whole one.
+
+    Raises RegistryError for another part; DigestMismatch where the size is not the descriptor's.
+    """
     size = descriptor.size
     length = response.headers.get("content-length", "")
     if response.status_code == 200:

@@ -7,8 +7,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from semantic_version import NpmSpec  # type: ignore[import-untyped]  # ships no types
-
 from .annotations import min_version
 from .annotations import models as models_of
 from .errors import (
@@ -21,7 +19,7 @@ from .indexes import firmware_of
 from .manifests import VERSION_ANNOTATION, Descriptor
 from .references import Repository, require_digest, require_tag
 from .sources import Source
-from .versions import semantic_version
+from .versions import semantic_range, semantic_version
 
 _COMPANION = re.compile(r"sha256-[0-9a-f]{64}(\.(sig|att|sbom))?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
@@ -106,7 +104,12 @@ def newest_tag(tags: list[str], semver: str, repository: Repository) -> str:
     count; prereleases only where the range names one of the same version. Of `1.2.3` and
     `v1.2.3` the former is taken. Raises InvalidReference, NoMatchingVersion.
     """
-    wanted = _range(semver)
+    wanted = semantic_range(semver) if len(semver) <= _MAX_RANGE else None
+    if wanted is None:
+        raise InvalidReference(
+            f"{semver[:80]!r} is not a range of versions. Write for instance ^1.4.0, ~1.4 or "
+            ">=1.4.0 <2.0.0."
+        )
     candidates = {
         tag: parsed
         for tag in tags
@@ -153,15 +156,3 @@ def release_version(tag: str | None, digest: str, annotation: str | None, versio
         return str(of_tag)
     short = digest.removeprefix("sha256:")[:12]
     return f"{tag}-{short}" if tag is not None else short
-
-
-def _range(semver: str) -> NpmSpec:
-    if len(semver) <= _MAX_RANGE:
-        try:
-            return NpmSpec(semver)
-        except ValueError:
-            pass
-    raise InvalidReference(
-        f"{semver[:80]!r} is not a range of versions. Write for instance ^1.4.0, ~1.4 or "
-        ">=1.4.0 <2.0.0."
-    )

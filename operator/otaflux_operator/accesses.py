@@ -42,15 +42,6 @@ async def registry_access(
     return RegistryAccess(**fields)
 
 
-def credentials(access: RegistryAccess, registry: str) -> Credentials | None:
-    """The same as the registry client takes it; None: anonymous."""
-    if access.identity_token:
-        return Credentials({registry: IdentityToken(access.identity_token)})
-    if access.username or access.password:
-        return Credentials({registry: Basic(access.username, access.password)})
-    return None
-
-
 async def _secret(secrets: Secrets, namespace: str, name: str, field: str) -> Mapping[str, bytes]:
     data = await secrets.secret(namespace, name)
     if data is None:

@@ -9,7 +9,6 @@ log = get_logger(__name__)
 GREATEST = 2**53 - 1
 """The greatest number with a canonical form (RFC 8785, section 3.2.2.3)."""
 
-
 BELIEVED = 2**40
 """The greatest that others are followed to: servers prove none, and enough must be left above it.
 

@@ -2,8 +2,15 @@
 
 from contextlib import AbstractAsyncContextManager
 
-from otaflux_oci import Limits, RegistryClient, RegistrySettings, Repository, Source, Tls
-from otaflux_operator.accesses import credentials
+from otaflux_oci import (
+    Credentials,
+    Limits,
+    RegistryClient,
+    RegistrySettings,
+    Repository,
+    Source,
+    Tls,
+)
 from otaflux_policy.credentials import RegistryAccess
 
 
@@ -20,18 +27,13 @@ class RegistrySources:
         """A client for one repository. Raises OciError."""
         return RegistryClient(
             settings=self._settings,
-            credentials=credentials(access, repository.registry),
-            tls=_tls(access),
+            credentials=Credentials.of_registry(
+                repository.registry,
+                username=access.username,
+                password=access.password,
+                identity_token=access.identity_token,
+            ),
+            tls=Tls.of(ca=access.ca, cert=access.cert, key=access.key),
             insecure=insecure,
             limits=self._limits,
         )
-
-
-def _tls(access: RegistryAccess) -> Tls | None:
-    if not (access.ca or access.cert):
-        return None
-    return Tls(
-        ca=access.ca.encode() or None,
-        cert=access.cert.encode() or None,
-        key=access.key.encode() or None,
-    )

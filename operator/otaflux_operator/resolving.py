@@ -55,15 +55,6 @@ class _Job:
     proofs: dict[str, tuple[str, Proof]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Findings:
-    """One of `found` and `unverified`; `current`: why the current release is not trusted."""
-
-    found: Found | None
-    unverified: Unverified | None
-    current: Unverified | None
-
-
 class Resolver:
     """Holds the last result per object, for exactly what its spec asks for.
 
@@ -162,7 +153,7 @@ class Resolver:
                 proof = verifier.proof(before.digest)
                 before = replace(before, proof=proof) if proof is not None else None
             async with asyncio.timeout(self._timing.lookup_most):
-                found = await self._find(key, job, before, verifier)
+                looked = await self._find(key, job, before, verifier)
         except SecretProblem as problem:
             failure = Failure(problem.reason, str(problem), lasting=True)
         except Unavailable as error:
@@ -179,22 +170,22 @@ class Resolver:
             self._retry(key, job, failure, wait)
             return _unanswered(job, verifier, before, failure)
         else:
-            return self._found(key, job, before, found)
+            return self._found(key, job, before, looked)
         self._retry(key, job, failure)
         return _unanswered(job, verifier, before, failure)
 
-    def _found(self, key: Key, job: _Job, before: Found | None, found: _Findings) -> Resolution:
-        wrong = found.unverified or found.current
+    def _found(self, key: Key, job: _Job, before: Found | None, looked: Resolution) -> Resolution:
+        wrong = looked.unverified or looked.current
         if wrong is not None:
             self._retry(key, job, wrong)
         else:
             metrics.RESOLUTIONS.inc()
             self._backoff.reset(key)
             self._queue.put(key, self._until_next(job.request))
-        new = found.found
+        new = looked.found
         if before is not None and new is not None and replace(new, at=before.at) == before:
-            new = before
-        return Resolution(new, None, found.unverified, found.current)
+            return replace(looked, found=before)
+        return looked
 
     def _retry(self, key: Key, job: _Job, why: Failure | Unverified, wait: float = 0.0) -> None:
         metrics.REGISTRY_ERRORS.labels(why.reason).inc()
@@ -213,7 +204,7 @@ class Resolver:
 
     async def _find(
         self, key: Key, job: _Job, before: Found | None, verifier: Verifier | None
-    ) -> _Findings:
+    ) -> Resolution:
         artifact = job.request.artifact
         repository = Repository.parse(artifact.repository)
         access = await registry_access(self._secrets, key.namespace, artifact, repository)
@@ -233,8 +224,8 @@ class Resolver:
                 for gone in job.proofs.keys() - kept:
                     del job.proofs[gone]
         if isinstance(result, Unverified):
-            return _Findings(None, result, current)
-        return _Findings(result, None, current)
+            return Resolution(unverified=result, current=current)
+        return Resolution(result, current=current)
 
     async def _look(
         self,

@@ -1,7 +1,6 @@
 """The servers' internal API."""
 
 import asyncio
-import os
 import ssl
 from pathlib import Path
 
@@ -127,7 +126,7 @@ def _stat(path: Path | None) -> _Stat:
     if path is None:
         return None
     try:
-        found = os.stat(path)  # noqa: PTH116  # links are followed
+        found = path.stat()
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size

@@ -66,6 +66,8 @@ class Signing:
     def is_current(self, kind: type[Policy] | type[Group], text: str, signature: str) -> bool:
         """Whether the key that signs now made the signature.
 
+        Where nothing is signed yet, the key that made this one signs from now on.
+
         Raises:
             NotSigned: none of the keys did.
         """

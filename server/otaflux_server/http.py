@@ -33,6 +33,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from otaflux_server.connections import Connections, Drop
+from otaflux_server.peers import peer_of
 from otaflux_server.refusals import Refusal, Refusals
 from otaflux_server.replies import Reply
 from otaflux_server.responses import Cycle
@@ -387,9 +388,3 @@ async def sweep(state: ServerState, limits: ConnectionSettings) -> None:
         for connection in list(state.connections):
             if isinstance(connection, DeviceHttpProtocol):
                 connection.drop_overdue(now)
-
-
-def peer_of(transport: asyncio.BaseTransport) -> str:
-    """The IP address at the other end; empty: it has none."""
-    name = transport.get_extra_info("peername")
-    return str(name[0]) if isinstance(name, tuple) and name else ""

@@ -339,8 +339,8 @@ def internal_app(
         if verbose is None:
             return Readiness(ready=ready)
         rejected = (
-            Rejection(kind=kind, namespace=key[0], name=key[1], why=why)
-            for (kind, key), why in sorted(policies.rejections().items())
+            Rejection(kind=kind, namespace=key[0], name=key[1], why=found.why)
+            for (kind, key), found in sorted(policies.rejections().items())
         )
         detail = ReadinessDetail(
             policies=len(policies.policies()),

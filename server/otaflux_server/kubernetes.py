@@ -28,7 +28,13 @@ from otaflux_server.policy_keys import (
 )
 from otaflux_server.registries import PullCredentials
 from otaflux_server.settings import Settings
-from otaflux_server.watching import Collection, KubernetesObject, follow, is_terminating
+from otaflux_server.watching import (
+    Collection,
+    KubernetesObject,
+    follow,
+    is_terminating,
+    name_of,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +77,8 @@ class KubernetesSource:
             self._listing = [asyncio.Event() for _ in policies]
             for collection, again in zip(policies, self._listing, strict=True):
                 group.create_task(self._follow(api, collection, again))
-            group.create_task(self._follow(api, self._secret(store), asyncio.Event()))
+            idle = self._settings.watch_idle_seconds
+            group.create_task(follow(api, self._secret(store), idle_seconds=idle))
             if path is not None:
                 group.create_task(self._read_keys(store, path))
 
@@ -260,8 +267,7 @@ def _identity(found: KubernetesObject) -> tuple[Kind | None, Key]:
 
     Labels only find it: whoever may edit it can take them off, and changes nothing by that.
     """
-    metadata = found.get("metadata") or {}
-    namespace, name = str(metadata.get("namespace", "")), str(metadata.get("name", ""))
+    namespace, name = name_of(found)
     for kind, prefix in _PREFIXES.items():
         if name.startswith(prefix) and name != prefix:
             return kind, (namespace, name.removeprefix(prefix))

@@ -54,22 +54,22 @@ class Listener(uvicorn.Server):
         """Takes none."""
         yield
 
-    # (the argument is uvicorn's; the socket is known)
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, but that TLS is begun by us, on the context in use at that moment."""
+        assert sockets is not None
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
         security = self._security
 
         def protocol() -> asyncio.Protocol:
             # (uvicorn gives the class the type of asyncio's, which takes no arguments)
-            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+            return make(
                 config=self.config,
                 server_state=self.server_state,
                 app_state=self.lifespan.state,
                 _loop=loop,
             )
-            return made
 
         def handshake() -> asyncio.Protocol:
             assert security is not None
@@ -83,12 +83,12 @@ class Listener(uvicorn.Server):
                 security.left,
             )
 
-        made = await loop.create_server(
-            protocol if security is None else handshake,
-            sock=self._socket,
-            backlog=self.config.backlog,
-        )
-        self.servers = [made]
+        self.servers = [
+            await loop.create_server(
+                protocol if security is None else handshake, sock=each, backlog=self.config.backlog
+            )
+            for each in sockets
+        ]
         self.started = True
 
     async def main_loop(self) -> None:

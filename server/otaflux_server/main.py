@@ -57,11 +57,9 @@ def main() -> None:
     try:
         settings = Settings()
     except (ValidationError, SettingsError) as error:
-        print(_problem(error), file=sys.stderr)  # noqa: T201  # logs are not configured yet
-        sys.exit(2)
+        parser.exit(2, f"{_problem(error)}\n")
     if settings.identity.kind is None:
-        print(f"otaflux-server: {UNSET}", file=sys.stderr)  # noqa: T201  # logs are not configured yet
-        sys.exit(2)
+        parser.exit(2, f"otaflux-server: {UNSET}\n")
     logs.configure(settings)
     sys.exit(uvloop.run(_run(settings)))
 

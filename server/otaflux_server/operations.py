@@ -162,13 +162,8 @@ def _paths(routes: Mapping[str, "Exchange"]) -> Iterator[tuple[str, dict[str, An
     for path, exchange in routes.items():
         below = exchange.described.below
         shown = path if below is None else f"{path}{{{below.name}}}"
-        yield (
-            shown,
-            {
-                method.lower(): _operation(exchange, method)
-                for method in sorted(exchange.methods)
-            },
-        )  # fmt: skip
+        methods = sorted(exchange.methods)
+        yield shown, {method.lower(): _operation(exchange, method) for method in methods}
 
 
 def _operation(exchange: "Exchange", method: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
@@ -16,11 +16,10 @@ from otaflux_server.metrics import Metrics
 from otaflux_server.policy_files import Key, Kind, PolicyFiles, Saved, is_object_name
 from otaflux_server.policy_keys import PolicyKeys, keys_of_texts
 from otaflux_server.policy_marks import PolicyMarks, check_sequence
-from otaflux_server.policy_rejections import PolicyRejections
+from otaflux_server.policy_rejections import PolicyRejections, Rejected
 from otaflux_server.rules import NO_RULES, NOTHING_READ, Rules
 
 log = structlog.get_logger(__name__)
-Item = TypeVar("Item")
 
 
 class PolicySource(Protocol):
@@ -132,13 +131,15 @@ class PolicyStore:
 
     def rejected(self, namespace: str, name: str) -> str:
         """Why the published policy is not in use; empty where it is."""
-        return self._rejections.why("policies", (namespace, name))
+        found = self._rejections.of("policies", (namespace, name))
+        return "" if found is None else found.why
 
     def rejection(self, namespace: str, name: str) -> RejectionReason | None:
         """The same in a word."""
-        return self._rejections.reason("policies", (namespace, name))
+        found = self._rejections.of("policies", (namespace, name))
+        return None if found is None else found.reason
 
-    def rejections(self) -> Mapping[tuple[Kind, Key], str]:
+    def rejections(self) -> Mapping[tuple[Kind, Key], Rejected]:
         """All that is refused now, and why."""
         return self._rejections.all()
 
@@ -212,11 +213,11 @@ class PolicyStore:
 
     def remove_policy(self, namespace: str, name: str) -> None:
         """The rollout is gone: its devices are no longer offered anything by it."""
-        self._remove("policies", self._policies, namespace, name)
+        self._remove("policies", (namespace, name))
 
     def remove_group(self, namespace: str, name: str) -> None:
         """The device group is gone."""
-        self._remove("groups", self._groups, namespace, name)
+        self._remove("groups", (namespace, name))
 
     def replace(
         self,
@@ -232,20 +233,17 @@ class PolicyStore:
         `unusable` are objects that exist but hold nothing to read: their last good stays.
         """
         signed = signatures or {}
-        kept = {("policies", key) for key in policies} | {("groups", key) for key in groups}
-        kept |= set(unusable)
+        # Groups first: a policy must not meet devices whose labels are still missing.
+        given: dict[Kind, Mapping[Key, str]] = {"groups": groups, "policies": policies}
+        kept = {*unusable, *((kind, key) for kind, texts in given.items() for key in texts)}
         with _Batch(self):
-            # Groups first: a policy must not meet devices whose labels are still missing.
-            for key, text in groups.items():
-                self.apply_group(*key, text, signed.get(("groups", key), ""))
-            for key, text in policies.items():
-                self.apply_policy(*key, text, signed.get(("policies", key), ""))
-            for key in self._known("policies", namespaces):
-                if ("policies", key) not in kept:
-                    self.remove_policy(*key)
-            for key in self._known("groups", namespaces):
-                if ("groups", key) not in kept:
-                    self.remove_group(*key)
+            for kind, texts in given.items():
+                for key, text in texts.items():
+                    self._apply(kind, key, text, signed.get((kind, key), ""))
+            for kind in reversed(given):
+                for key in self._known(kind, namespaces):
+                    if (kind, key) not in kept:
+                        self._remove(kind, key)
 
     def keep_only(self, namespaces: Collection[str]) -> None:
         """Removes what is in use of all other namespaces: no source tells of them any more."""
@@ -328,29 +326,28 @@ class PolicyStore:
         for namespace in namespaces:
             self._rules.pop(namespace, None)
 
-    def _in_use(self, kind: Kind) -> Mapping[str, Mapping[str, object]]:
+    def _in_use(self, kind: Kind) -> Mapping[str, Mapping[str, Policy | Group]]:
         return self._policies if kind == "policies" else self._groups
 
     def _current(self, kind: Kind, key: Key) -> Policy | Group | None:
-        found = self._policies if kind == "policies" else self._groups
-        return found.get(key[0], {}).get(key[1])
+        return self._in_use(kind).get(key[0], {}).get(key[1])
 
     def _is_used(self, kind: Kind, key: Key) -> bool:
         return self._current(kind, key) is not None
 
-    def _remove(
-        self, kind: Kind, found: dict[str, dict[str, Item]], namespace: str, name: str
-    ) -> None:
-        self._recount(self._rejections.remove(kind, (namespace, name)))
-        if name not in found.get(namespace, {}):
+    def _remove(self, kind: Kind, key: Key) -> None:
+        self._recount(self._rejections.remove(kind, key))
+        if not self._is_used(kind, key):
             return
+        namespace, name = key
+        found = self._policies if kind == "policies" else self._groups
         del found[namespace][name]
         if not found[namespace]:
             del found[namespace]
         if kind == "groups":
             self._indexes.pop(namespace, None)
         if self._files is not None:
-            self._files.remove(kind, (namespace, name))
+            self._files.remove(kind, key)
         log.info("object gone", kind=kind, namespace=namespace, name=name)
         self._change(namespace)
 

@@ -6,9 +6,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from otaflux_oci import (
-    Basic,
     Credentials,
-    IdentityToken,
     Limits,
     RegistryClient,
     RegistrySettings,
@@ -95,8 +93,13 @@ class RegistrySources:
         credentials, tls = None, None
         if artifact.credentials is not None:
             access = self._credentials.access(artifact.credentials)
-            credentials = _credentials(access, Repository.parse(artifact.repository).registry)
-            tls = _tls(access)
+            credentials = Credentials.of_registry(
+                Repository.parse(artifact.repository).registry,
+                username=access.username,
+                password=access.password,
+                identity_token=access.identity_token,
+            )
+            tls = Tls.of(ca=access.ca, cert=access.cert, key=access.key)
         async with RegistryClient(
             settings=self._settings,
             credentials=credentials,
@@ -105,21 +108,3 @@ class RegistrySources:
             limits=self._limits,
         ) as client:
             yield client
-
-
-def _credentials(access: RegistryAccess, registry: str) -> Credentials | None:
-    if access.identity_token:
-        return Credentials({registry: IdentityToken(access.identity_token)})
-    if access.username or access.password:
-        return Credentials({registry: Basic(access.username, access.password)})
-    return None
-
-
-def _tls(access: RegistryAccess) -> Tls | None:
-    if not (access.ca or access.cert):
-        return None
-    return Tls(
-        ca=access.ca.encode() or None,
-        cert=access.cert.encode() or None,
-        key=access.key.encode() or None,
-    )

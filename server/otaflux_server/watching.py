@@ -140,7 +140,7 @@ async def _unlabelled(
     api: ApiClient, collection: Collection, objects: list[KubernetesObject]
 ) -> list[KubernetesObject]:
     """Objects in use that were not listed, and are there nevertheless."""
-    listed = {_name(found) for found in objects}
+    listed = {name_of(found) for found in objects}
     missing = [name for name in collection.known() if name not in listed]
     found = [await _object(api, collection, name) for name in missing]
     return [there for there in found if there is not None]
@@ -159,7 +159,8 @@ def is_terminating(found: KubernetesObject) -> bool:
     return (found.get("metadata") or {}).get("deletionTimestamp") is not None
 
 
-def _name(found: KubernetesObject) -> Name:
+def name_of(found: KubernetesObject) -> Name:
+    """Its namespace and name."""
     metadata = found.get("metadata") or {}
     return str(metadata.get("namespace", "")), str(metadata.get("name", ""))
 
@@ -196,8 +197,8 @@ async def _watch(
                 collection.changed(found)
             elif kind == "DELETED":
                 # Also told of one that does not fit the selector any more.
-                if _name(found) in collection.known():
-                    there = await _object(api, collection, _name(found))
+                if name_of(found) in collection.known():
+                    there = await _object(api, collection, name_of(found))
                     if there is not None and _is_same(there, found):
                         collection.changed(there)
                         raise _StillThere

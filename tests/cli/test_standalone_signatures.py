@@ -61,11 +61,19 @@ async def test_a_layout_with_signatures(
             digest = await layout.digest(Repository.parse("localhost/firmware"), "1.3.2")
             there = f"{registry_v3.host}/{repository}"
             here = f"firmware@{digest}"
-            await oras("cp", "--from-oci-layout", "--to-plain-http", here, f"{there}:1.3.2",
-                       cwd=tmp_path)  # fmt: skip
+            await oras(
+                "cp", "--from-oci-layout", "--to-plain-http", here, f"{there}:1.3.2", cwd=tmp_path
+            )
             await cosign.sign(f"{there}@{digest}", key)
-            await oras("cp", "--recursive", "--from-plain-http", "--to-oci-layout",
-                       f"{there}@{digest}", here, cwd=tmp_path)  # fmt: skip
+            await oras(
+                "cp",
+                "--recursive",
+                "--from-plain-http",
+                "--to-oci-layout",
+                f"{there}@{digest}",
+                here,
+                cwd=tmp_path,
+            )
 
             await reason("Verified")
             assert "own.pub" in condition(running)["message"]

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import bcrypt
@@ -20,6 +20,7 @@ USER, FIRST, SECOND = "robot$home+pull", "first-password", "second-password"
 NAME = "firmware/thermostat"
 
 SetPassword = Callable[[str], None]
+Registries = AbstractAsyncContextManager[tuple[Registry, SetPassword]]
 
 
 @asynccontextmanager
@@ -65,9 +66,9 @@ async def test_case_4_a_rotated_secret_is_used_by_operator_and_server(
     registry_program: Path,
     oras: Oras,
     tmp_path: Path,
-    kind: Callable[..., AsyncIterator[tuple[Registry, SetPassword]]],
+    kind: Callable[[Path, Path], Registries],
 ) -> None:
-    async with kind(registry_program, tmp_path) as (registry, set_password):  # type: ignore[attr-defined]  # a context manager
+    async with kind(registry_program, tmp_path) as (registry, set_password):
         await push(oras, tmp_path, registry, OLD, "--plain-http", "-u", USER, "-p", FIRST)
         await push(oras, tmp_path, registry, NEW, "--plain-http", "-u", USER, "-p", FIRST)
         await pull_secret(installation, registry, FIRST)

@@ -151,10 +151,16 @@ def accounts(host: str) -> list[Credentials | None]:
 @pytest.mark.parametrize(
     "host",
     [
-        "127.0.0.2", "2130706434", "0x7f000002", "127.2", "169.254.169.254",
-        "loopback.test", "private.test", "metadata.test",
+        "127.0.0.2",
+        "2130706434",
+        "0x7f000002",
+        "127.2",
+        "169.254.169.254",
+        "loopback.test",
+        "private.test",
+        "metadata.test",
     ],
-)  # fmt: skip
+)
 async def test_case_6_a_realm_inside(
     misbehaving: MisbehavingRegistry,
     kitchen: Repository,

@@ -180,8 +180,15 @@ async def test_case_9_real_registries(
     assert await client.referrers(here, digest) == []
     (tmp_path / "note.txt").write_text("note")
     for kind in ("application/vnd.example.one", "application/vnd.example.two"):
-        await oras("attach", "--plain-http", "--artifact-type", kind, f"{here}@{digest}",
-                   "note.txt:text/plain", cwd=tmp_path)  # fmt: skip
+        await oras(
+            "attach",
+            "--plain-http",
+            "--artifact-type",
+            kind,
+            f"{here}@{digest}",
+            "note.txt:text/plain",
+            cwd=tmp_path,
+        )
     found = [
         await client.manifest(here, one.digest) for one in await client.referrers(here, digest)
     ]
@@ -199,10 +206,24 @@ async def test_an_image_layout_that_oras_wrote(
     await push(oras, tmp_path, f"{here}:1.4.0", "--plain-http")
     digest = await client.digest(here, "1.4.0")
     (tmp_path / "note.txt").write_text("note")
-    await oras("attach", "--plain-http", "--artifact-type", BUNDLE, f"{here}@{digest}",
-               "note.txt:text/plain", cwd=tmp_path)  # fmt: skip
-    await oras("cp", "--recursive", "--from-plain-http", "--to-oci-layout", f"{here}:1.4.0",
-               "layout:1.4.0", cwd=tmp_path)  # fmt: skip
+    await oras(
+        "attach",
+        "--plain-http",
+        "--artifact-type",
+        BUNDLE,
+        f"{here}@{digest}",
+        "note.txt:text/plain",
+        cwd=tmp_path,
+    )
+    await oras(
+        "cp",
+        "--recursive",
+        "--from-plain-http",
+        "--to-oci-layout",
+        f"{here}:1.4.0",
+        "layout:1.4.0",
+        cwd=tmp_path,
+    )
     layout = ImageLayout(tmp_path / "layout", repository=here)
     assert await layout.digest(here, "1.4.0") == digest
     (found,) = await layout.referrers(here, digest)

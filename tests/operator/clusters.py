@@ -188,6 +188,13 @@ class Rollout:
         items = response.json()["items"]
         return [item for item in items if item["involvedObject"]["name"] == "thermostat"]
 
+    async def reasons(self) -> set[str]:
+        """Of its events."""
+        return {event["reason"] for event in await self.events()}
+
+    async def has_event(self, reason: str) -> None:
+        await eventually(self.reasons, lambda found: reason in found)
+
 
 def docker_config_secret(name: str, registry: str, username: str, password: str) -> str:
     """The manifest of a pull secret."""

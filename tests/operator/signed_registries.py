@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -12,13 +14,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from otaflux_oci.manifests import VERSION_ANNOTATION
 from otaflux_oci.signatures.contents import LEGACY_SIGNATURE, LEGACY_TYPE
+from otaflux_operator.operating import Operator
 from otaflux_operator.ports import Key
 from otaflux_operator.registries import RegistrySources
 from otaflux_policy.contract import Release
 from tests.fixtures.misbehaving_registries import MisbehavingRegistry, manifest_of, sha256
 from tests.fixtures.oci_sources import LOOPBACK, NAME, QUICK
 from tests.fixtures.signers import KeyPair
-from tests.operator.fakes import Cluster, eventually, rollout_key
+from tests.operator.fakes import Cluster, eventually, rollout_key, running
 from tests.operator.worlds import manifest
 
 FIRST, SECOND = KeyPair.make("p256"), KeyPair.make("p256")
@@ -75,10 +78,11 @@ def verifying(
     return cluster, key
 
 
-def retag(cluster: Cluster, key: Key, tag: str) -> None:
+def retag(operator: Operator, cluster: Cluster, key: Key, tag: str) -> None:
     """A person wants another tag."""
     artifact = cluster.objects[key]["spec"]["artifact"]
     cluster.edit(key, artifact=artifact | {"tag": tag})
+    operator.mark(key)
 
 
 def reason(cluster: Cluster, key: Key, type_: str = "Verified") -> str:
@@ -97,3 +101,16 @@ def target(cluster: Cluster, key: Key) -> str | None:
 
 async def becomes(cluster: Cluster, key: Key, expected: str, type_: str = "Verified") -> None:
     await eventually(lambda: reason(cluster, key, type_) == expected, f"{type_} {expected}")
+
+
+@asynccontextmanager
+async def with_candidate(registry: SignedRegistry) -> AsyncIterator[tuple[Cluster, Key]]:
+    """1.0.0 is released; 1.1.0, signed by FIRST, is about to be, once servers store it."""
+    cluster, key = verifying(registry)
+    async with running(cluster) as operator:
+        await becomes(cluster, key, "True/Completed", "Completed")
+        cluster.storing = False
+        registry.sign(registry.firmware("1.1.0"), FIRST)
+        retag(operator, cluster, key, "1.1.0")
+        await eventually(lambda: "candidate" in cluster.status(key))
+        yield cluster, key

@@ -1,6 +1,6 @@
 """Keys that may sign come and go: what is released is checked by those there are."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 
 import pytest
 
@@ -16,6 +16,7 @@ from tests.operator.signed_registries import (
     retag,
     target,
     verifying,
+    with_candidate,
 )
 
 RINGS = [
@@ -24,17 +25,7 @@ RINGS = [
 ]
 
 
-@pytest.fixture
-async def registry() -> AsyncIterator[SignedRegistry]:
-    """With 1.0.0, signed by FIRST."""
-    async with SignedRegistry() as registry:
-        registry.sign(registry.firmware("1.0.0"), FIRST)
-        yield registry
-
-
 async def test_rotation_of_keys(registry: SignedRegistry) -> None:
-    digest = registry.firmware("1.0.0")
-    registry.sign(digest, FIRST)
     cluster, key = verifying(registry)
     async with running(cluster) as operator:
         await becomes(cluster, key, "True/Completed", "Completed")
@@ -43,11 +34,13 @@ async def test_rotation_of_keys(registry: SignedRegistry) -> None:
             "second.pub": SECOND.public,
         }
         registry.sign(registry.firmware("1.1.0"), SECOND)
-        retag(cluster, key, "1.1.0")
-        operator.mark(key)
+        retag(operator, cluster, key, "1.1.0")
         await eventually(lambda: target(cluster, key) == "1.1.0")
+        verified = len(registry.asked(".sig"))
         cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
-        await eventually(lambda: len(registry.asked(".sig")) > 3)
+        await eventually(lambda: len(registry.asked(".sig")) > verified)
+        asked = len(registry.received)
+        await eventually(lambda: len(registry.received) > asked + 3)
         assert reason(cluster, key) == "True/Verified"
         assert cluster.status(key)["release"]["verification"]["key"] == "second.pub"
 
@@ -76,8 +69,7 @@ async def test_the_current_release_is_checked_too_where_the_tag_is_another(
     registry.sign(registry.firmware("0.9.0"), SECOND)
     async with running(cluster) as operator:
         await becomes(cluster, key, "True/Completed", "Completed")
-        retag(cluster, key, "0.9.0")
-        operator.mark(key)
+        retag(operator, cluster, key, "0.9.0")
         await becomes(cluster, key, "False/KeyMismatch")
         cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
         await eventually(lambda: "1.0.0 is released and does not verify" in _message(cluster, key))
@@ -88,6 +80,13 @@ def _message(cluster: Cluster, key: Key) -> str:
     return cluster.condition(key, "Verified")["message"]
 
 
+def approve(cluster: Cluster, key: Key) -> Callable[[], bool]:
+    """A person opens the ring of the fleet; returned: whether the operator has seen that."""
+    cluster.edit(key, approvals=[{"ring": "fleet", "release": "1.0.0", "effect": "Override"}])
+    generation = cluster.objects[key]["metadata"]["generation"]
+    return lambda: bool(cluster.status(key)["observedGeneration"] == generation)
+
+
 async def test_no_further_ring_opens_once_the_release_does_not_verify(
     registry: SignedRegistry,
 ) -> None:
@@ -96,11 +95,9 @@ async def test_no_further_ring_opens_once_the_release_does_not_verify(
         await eventually(lambda: cluster.status(key).get("phase") == "AwaitingApproval")
         cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
         await becomes(cluster, key, "False/KeyMismatch")
-        approvals = [{"ring": "fleet", "release": "1.0.0", "effect": "Override"}]
-        cluster.edit(key, approvals=approvals)
+        seen = approve(cluster, key)
         operator.mark(key)
-        generation = cluster.objects[key]["metadata"]["generation"]
-        await eventually(lambda: cluster.status(key)["observedGeneration"] == generation)
+        await eventually(seen)
         await becomes(cluster, key, "False/KeyMismatch")
         assert _open(cluster, key) == ["canary"]
         cluster.secrets["home", "signers"] = {"first.pub": FIRST.public}
@@ -127,11 +124,9 @@ async def test_a_registry_that_falls_silent_makes_nothing_trusted_again(
         registry.rules.append(lambda _: Reply(500))
         asked = len(registry.received)
         await eventually(lambda: len(registry.received) > asked + 3)
-        approvals = [{"ring": "fleet", "release": "1.0.0", "effect": "Override"}]
-        cluster.edit(key, approvals=approvals)
+        seen = approve(cluster, key)
         operator.mark(key)
-        generation = cluster.objects[key]["metadata"]["generation"]
-        await eventually(lambda: cluster.status(key)["observedGeneration"] == generation)
+        await eventually(seen)
         assert _open(cluster, key) == ["canary"]
         registry.rules.clear()
         cluster.secrets["home", "signers"] = {"first.pub": FIRST.public}
@@ -145,8 +140,7 @@ async def test_a_release_that_is_gone_is_not_trusted_by_new_keys(registry: Signe
     registry.sign(registry.firmware("0.9.0"), SECOND)
     async with running(cluster) as operator:
         await eventually(lambda: cluster.status(key).get("phase") == "AwaitingApproval")
-        retag(cluster, key, "0.9.0")
-        operator.mark(key)
+        retag(operator, cluster, key, "0.9.0")
         await becomes(cluster, key, "False/KeyMismatch")
         await eventually(lambda: bool(registry.asked(f"/manifests/{gone}")))
         registry.rules.append(
@@ -166,13 +160,11 @@ async def test_no_ring_opens_after_a_restart_until_the_keys_were_tried(
     async with running(cluster):
         await eventually(lambda: cluster.status(key).get("phase") == "AwaitingApproval")
     cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
-    approvals = [{"ring": "fleet", "release": "1.0.0", "effect": "Override"}]
-    cluster.edit(key, approvals=approvals)
-    generation = cluster.objects[key]["metadata"]["generation"]
+    seen = approve(cluster, key)
     registry.rules.append(lambda _: Reply(500))
     async with running(cluster):
         await becomes(cluster, key, "Unknown/RegistryError")
-        await eventually(lambda: cluster.status(key)["observedGeneration"] == generation)
+        await eventually(seen)
         assert "no further ring of 1.0.0 opens" in _message(cluster, key)
         assert _open(cluster, key) == ["canary"]
         registry.rules.clear()
@@ -183,14 +175,7 @@ async def test_no_ring_opens_after_a_restart_until_the_keys_were_tried(
 async def test_a_candidate_whose_key_is_removed_is_none_any_more(
     registry: SignedRegistry,
 ) -> None:
-    cluster, key = verifying(registry)
-    async with running(cluster) as operator:
-        await becomes(cluster, key, "True/Completed", "Completed")
-        cluster.storing = False
-        registry.sign(registry.firmware("1.1.0"), FIRST)
-        retag(cluster, key, "1.1.0")
-        operator.mark(key)
-        await eventually(lambda: "candidate" in cluster.status(key))
+    async with with_candidate(registry) as (cluster, key):
         cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
         await becomes(cluster, key, "False/KeyMismatch")
         cluster.storing = True
@@ -201,14 +186,7 @@ async def test_a_candidate_whose_key_is_removed_is_none_any_more(
 async def test_a_candidate_does_not_go_out_while_the_keys_are_not_known(
     registry: SignedRegistry,
 ) -> None:
-    cluster, key = verifying(registry)
-    async with running(cluster) as operator:
-        await becomes(cluster, key, "True/Completed", "Completed")
-        cluster.storing = False
-        registry.sign(registry.firmware("1.1.0"), FIRST)
-        retag(cluster, key, "1.1.0")
-        operator.mark(key)
-        await eventually(lambda: "candidate" in cluster.status(key))
+    async with with_candidate(registry) as (cluster, key):
         cluster.secrets["home", "signers"] = {"second.pub": SECOND.public}
         registry.rules.append(lambda _: Reply(500))
         await becomes(cluster, key, "Unknown/RegistryError")

@@ -5,14 +5,11 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from otaflux_cli.control_plane.api_servers import ControlPlane
-from otaflux_cli.control_plane.registries import Oras, Registry
 from otaflux_operator.kubernetes import signing as signing_secrets
 from otaflux_operator.ports import Key
 from otaflux_policy.canonical import InvalidPolicy, loads_policy, seal
@@ -20,29 +17,18 @@ from otaflux_policy.contract import Policy
 from otaflux_policy.groups import Group
 from otaflux_policy.rejections import RejectionReason
 from otaflux_policy.signing import SigningKey, entry_key, verify
-from tests.operator.clusters import Rollout, UpdateServer, config_map, eventually, operating, push
+from tests.operator.clusters import Rollout, UpdateServer, config_map, eventually, operating
 from tests.operator.clusters import update_server as served
 from tests.server.signatures import config_map as signed_config_map
 
 KEYS = [SigningKey.generate() for _ in range(3)]
 SECRET = "otaflux-policy-signing"
+NOBODYS = {"labels": None, "ownerReferences": None}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signing_secrets, "EVERY", 0.05)
-
-
-@pytest.fixture
-def rollout(control_plane: ControlPlane, namespace: str) -> Rollout:
-    return Rollout(control_plane, namespace)
-
-
-@pytest.fixture
-async def firmware(registry_v3: Registry, oras: Oras, repository: str, tmp_path: Path) -> str:
-    reference = f"{registry_v3.host}/{repository}"
-    await push(oras, tmp_path, f"{reference}:1.0.0", b"firmware 1.0.0")
-    return reference
 
 
 async def data(rollout: Rollout, name: str) -> dict[str, bytes]:
@@ -71,10 +57,9 @@ def in_state(state: str) -> Callable[[Policy | None], bool]:
     return lambda found: found is not None and found.state == state
 
 
-async def put_back(rollout: Rollout, data: dict[str, str]) -> None:
+async def tamper(rollout: Rollout, **change: Any) -> None:
     """Somebody writes this into the policy's ConfigMap."""
-    patch = json.dumps({"data": data})
-    name = "otaflux-policy-thermostat"
+    patch, name = json.dumps(change), "otaflux-policy-thermostat"
     await rollout.kubectl("patch", "configmap", name, "--type=merge", "-p", patch)
 
 
@@ -183,8 +168,7 @@ async def test_keys_are_changed_with_an_overlap(rollout: Rollout, firmware: str)
         await give(rollout, b=new.dumps())
         await eventually(lambda: entries(rollout), lambda there: len(there) == 1)
         assert signed_with(new)(await rollout.config_map())
-    reasons = {event["reason"] for event in await rollout.events()}
-    assert "PolicyTampered" not in reasons
+    assert "PolicyTampered" not in await rollout.reasons()
 
 
 async def test_a_restart_amid_a_change_of_keys_signs_with_the_old_one(
@@ -219,8 +203,7 @@ async def test_a_malformed_secret_stalls_and_what_is_published_stays(
         await rollout.has("Stalled", "True/SigningKeyUnusable")
         await rollout.has("Ready", "False/SigningKeyUnusable")
         # What somebody damages now cannot be mended, and keeps nobody from being told.
-        name, patch = "otaflux-policy-thermostat", '{"metadata": {"labels": null}}'
-        await rollout.kubectl("patch", "configmap", name, "--type=merge", "-p", patch)
+        await tamper(rollout, metadata={"labels": None})
         before = await rollout.config_map()
         await rollout.apply(firmware, "1.0.0", state="Paused")
         await eventually(
@@ -257,7 +240,7 @@ async def test_nothing_is_taken_over_from_what_is_not_signed(
     assert policy is not None
     forged = seal(policy.model_copy(update={"run": 99, "epoch": 2**52, "tripped": True}))
     body = signed_config_map(forged, key=KEYS[1])
-    await put_back(rollout, body["data"])
+    await tamper(rollout, data=body["data"])
     async with operating(rollout.plane, rollout.namespace):
         found = await eventually(rollout.config_map, signed_with(KEYS[0]))
         assert found is not None
@@ -265,9 +248,7 @@ async def test_nothing_is_taken_over_from_what_is_not_signed(
         written = loads_policy(text, namespace=rollout.namespace, name="thermostat")
         assert (written.run, written.tripped) == (policy.run, False)
         assert written.epoch < 2**40
-        await eventually(
-            rollout.events, lambda events: "PolicyTampered" in {e["reason"] for e in events}
-        )
+        await rollout.has_event("PolicyTampered")
 
 
 async def test_one_that_lost_its_labels_and_owners_is_withdrawn_with_its_rollout(
@@ -277,9 +258,7 @@ async def test_one_that_lost_its_labels_and_owners_is_withdrawn_with_its_rollout
     async with operating(rollout.plane, rollout.namespace):
         await rollout.apply(firmware, "1.0.0")
         await rollout.completes("1.0.0")
-    patch = '{"metadata": {"labels": null, "ownerReferences": null}}'
-    name = "otaflux-policy-thermostat"
-    await rollout.kubectl("patch", "configmap", name, "--type=merge", "-p", patch)
+    await tamper(rollout, metadata=NOBODYS)
     await rollout.kubectl("create", "configmap", "otaflux-policy-mine", "--from-literal=a=b")
     await rollout.kubectl("delete", "fwr", "thermostat")
     async with operating(rollout.plane, rollout.namespace):
@@ -300,9 +279,7 @@ async def test_what_stands_in_the_place_of_one_is_withdrawn_with_its_rollout(
         withdraw = publications.withdraw
 
         async def attacked(key: Key) -> bool:
-            name = "otaflux-policy-thermostat"
-            patch = '{"metadata": {"labels": null, "ownerReferences": null}, "data": null}'
-            await rollout.kubectl("patch", "configmap", name, "--type=merge", "-p", patch)
+            await tamper(rollout, metadata=NOBODYS, data=None)
             monkeypatch.undo()
             return await withdraw(key)
 
@@ -325,7 +302,7 @@ async def test_an_old_one_put_back_is_replaced_also_if_it_says_the_same(
             await eventually(rollout.policy, in_state(state))
         before = await rollout.policy()
         assert before is not None
-        await put_back(rollout, old["data"])
+        await tamper(rollout, data=old["data"])
         await eventually(
             rollout.policy, lambda found: found is not None and found.sequence > before.sequence
         )

@@ -1,7 +1,6 @@
 """`spec.verify`: what is not signed as it has to be is not released; what is released stays."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,16 +23,9 @@ from tests.operator.signed_registries import (
     target,
     verifying,
     version,
+    with_candidate,
 )
 from tests.operator.worlds import START, World, found
-
-
-@pytest.fixture
-async def registry() -> AsyncIterator[SignedRegistry]:
-    """With 1.0.0, signed by FIRST."""
-    async with SignedRegistry() as registry:
-        registry.sign(registry.firmware("1.0.0"), FIRST)
-        yield registry
 
 
 async def test_a_signed_release_goes_out_and_says_who_signed(registry: SignedRegistry) -> None:
@@ -63,20 +55,13 @@ async def test_a_new_tag_that_does_not_verify_leaves_the_last_release_served(
 ) -> None:
     registry.sign(registry.firmware("1.0.0", product="thermostat"), FIRST)
     cluster, key = verifying(registry, product="thermostat")
-    how: dict[str, Any] = {
-        "product": "thermostat",
-        "version": None,
-        "by": None,
-        "of": "",
-        **CAUSES[cause],
-    }
+    how = USUAL | CAUSES[cause]
     async with running(cluster) as operator:
         await becomes(cluster, key, "True/Completed", "Completed")
         digest = registry.firmware("1.1.0", version=how["version"], product=how["product"])
         if how["by"] is not None:
             registry.sign(digest, how["by"], of=how["of"])
-        retag(cluster, key, "1.1.0")
-        operator.mark(key)
+        retag(operator, cluster, key, "1.1.0")
         await becomes(cluster, key, f"False/{cause}")
         assert reason(cluster, key, "Stalled") == f"True/{cause}"
         assert reason(cluster, key, "Ready") == f"False/{cause}"
@@ -85,8 +70,7 @@ async def test_a_new_tag_that_does_not_verify_leaves_the_last_release_served(
         policy = cluster.policy(key)
         assert policy is not None
         assert (target(cluster, key), policy.candidate) == ("1.0.0", None)
-        retag(cluster, key, "1.0.0")
-        operator.mark(key)
+        retag(operator, cluster, key, "1.0.0")
         await becomes(cluster, key, "True/Verified")
         await becomes(cluster, key, "False/NotStalled", "Stalled")
 
@@ -96,8 +80,7 @@ async def test_the_same_tag_once_it_is_signed_is_released(registry: SignedRegist
     async with running(cluster) as operator:
         await becomes(cluster, key, "True/Completed", "Completed")
         digest = registry.firmware("1.1.0")
-        retag(cluster, key, "1.1.0")
-        operator.mark(key)
+        retag(operator, cluster, key, "1.1.0")
         await becomes(cluster, key, "False/SignatureMissing")
         assert reason(cluster, key, "ArtifactResolved") == "True/Resolved"
         registry.sign(digest, SECOND, FIRST)
@@ -136,8 +119,7 @@ async def test_a_key_secret_that_cannot_be_used_releases_nothing_new(
         await becomes(cluster, key, f"False/{cause}")
         assert reason(cluster, key, "Stalled") == f"True/{cause}"
         assert "signers" in cluster.condition(key, "Verified")["message"]
-        retag(cluster, key, "1.1.0")
-        operator.mark(key)
+        retag(operator, cluster, key, "1.1.0")
         await eventually(lambda: "1.1.0" in cluster.condition(key, "ArtifactResolved")["message"])
         assert reason(cluster, key) == f"False/{cause}"
         policy = cluster.policy(key)
@@ -175,8 +157,7 @@ async def test_a_registry_that_fails_at_the_signatures_releases_nothing(
         await becomes(cluster, key, "True/Completed", "Completed")
         registry.sign(registry.firmware("1.1.0"), FIRST)
         registry.rules.append(lambda request: Reply(500) if ".sig" in request.path else None)
-        retag(cluster, key, "1.1.0")
-        operator.mark(key)
+        retag(operator, cluster, key, "1.1.0")
         await becomes(cluster, key, "Unknown/RegistryError")
         assert reason(cluster, key, "Stalled") == "False/NotStalled"
         assert (target(cluster, key), cluster.status(key).get("candidate")) == ("1.0.0", None)
@@ -254,14 +235,7 @@ def test_without_a_proof_nothing_is_released_whatever_was_found() -> None:
 async def test_a_mistake_of_ours_while_verifying_releases_nothing(
     registry: SignedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster, key = verifying(registry)
-    async with running(cluster) as operator:
-        await becomes(cluster, key, "True/Completed", "Completed")
-        cluster.storing = False
-        registry.sign(registry.firmware("1.1.0"), FIRST)
-        retag(cluster, key, "1.1.0")
-        operator.mark(key)
-        await eventually(lambda: "candidate" in cluster.status(key))
+    async with with_candidate(registry) as (cluster, key):
         failed: list[str] = []
 
         def mistake(*_: object) -> object:

@@ -4,6 +4,8 @@ import asyncio
 import base64
 from datetime import UTC, datetime
 
+import pytest
+
 from otaflux_cli.control_plane.api_servers import ControlPlane
 from otaflux_operator.kubernetes.apis import Api
 from otaflux_operator.kubernetes.secrets import KubernetesCredentialEntries, KubernetesSecrets
@@ -34,7 +36,7 @@ async def test_entries_that_are_added_at_one_time_are_all_there(
 
 
 async def test_a_signing_key_that_came_first_stays(
-    control_plane: ControlPlane, namespace: str
+    control_plane: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both saw that there is none; the slower one takes what the other wrote."""
     plane, theirs = control_plane, SigningKey.generate()
@@ -59,7 +61,7 @@ async def test_a_signing_key_that_came_first_stays(
                 )
             return found
 
-        secret._secrets.secret = look  # type: ignore[method-assign,assignment]  # between two steps
+        monkeypatch.setattr(secret._secrets, "secret", look)
         await secret.look()
     assert list((await data(plane, namespace, NAME)).values()) == [theirs.dumps()]
     assert [key.id for key in signing.public_keys] == [theirs.public.id]

@@ -33,7 +33,7 @@ class Clock:
         return self.now
 
 
-def known(policies: PolicyStore, *, clock: Clock, **fields: object) -> Counting:
+def known(policies: PolicyStore, *, clock: Clock) -> Counting:
     return Counting(policies, spans=SPANS, scan_seconds=SCAN, clock=clock)
 
 

@@ -90,8 +90,11 @@ class Fleet(RuleBasedStateMachine):
                 self.poll(name, None, None)
         self.counting.loaded()
 
-    @rule(name=st.sampled_from(IDS), version=st.none() | st.sampled_from(VERSIONS),
-          model=st.none() | st.sampled_from(MODELS))  # fmt: skip
+    @rule(
+        name=st.sampled_from(IDS),
+        version=st.none() | st.sampled_from(VERSIONS),
+        model=st.none() | st.sampled_from(MODELS),
+    )
     def poll(self, name: str, version: str | None, model: str | None) -> None:
         """As the fleet does it: told of when something changed, or when it had become dormant."""
         now = self.clock.now

@@ -244,13 +244,16 @@ def test_what_is_refused_has_its_reason(
             b"POST /api/v1/poll HTTP/1.1\r\nContent-Length: 9\r\n\r\n{",
             Drop.REQUEST_TOO_SLOW,
         ),
-        ({"idle_seconds": 0.2}, b'POST /api/v1/poll HTTP/1.1\r\nContent-Length: 14\r\n\r\n'
-         b'{"device":"a"}', Drop.IDLE),
+        (
+            {"idle_seconds": 0.2},
+            b'POST /api/v1/poll HTTP/1.1\r\nContent-Length: 14\r\n\r\n{"device":"a"}',
+            Drop.IDLE,
+        ),
         ({"stall_seconds": 0.2}, DOWNLOAD, Drop.READER_STALLED),
         ({"response_seconds": 2.0}, DOWNLOAD, Drop.RESPONSE_TOO_LONG),
     ],
     ids=["head", "nothing", "body", "idle", "stalled", "too long"],
-)  # fmt: skip
+)
 def test_what_is_dropped_has_its_reason(
     limited: Limited, limits: dict[str, float], sent: bytes, reason: Drop
 ) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from otaflux_policy.canonical import dumps, seal
 from otaflux_policy.contract import Policy, State
@@ -99,6 +100,15 @@ def test_what_is_wrong_is_refused_with_a_reason(store: PolicyStore, text: str, w
     assert store.policy(NAMESPACE, "thermostat") == good
     assert apply(store, policy(sequence=1))
     assert store.rejected(NAMESPACE, "thermostat") == ""
+
+
+def test_a_refusal_is_told_once_as_long_as_it_stays_the_same(store: PolicyStore) -> None:
+    with capture_logs() as lines:
+        for text in ("x", "x", "{}", "x"):
+            store.apply_policy(NAMESPACE, "thermostat", text)
+    told = [line["why"] for line in lines if line["event"] == "published object refused"]
+    assert len(told) == 3
+    assert told[0] == told[2] != told[1]
 
 
 def test_an_older_policy_does_not_come_back(store: PolicyStore) -> None:

@@ -50,7 +50,8 @@ async def serve(folder: Path, log_format: str) -> None:
     async with UpdateServer(options, artifact_source=MemorySource()) as server:
         server.policies.connected()
         publish(server.policies)
-        print(server.device_url, flush=True)  # noqa: T201  # this is what its starter waits for
+        sys.stdout.write(f"{server.device_url}\n")  # this is what its starter waits for
+        sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
 
 

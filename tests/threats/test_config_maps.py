@@ -64,14 +64,11 @@ async def test_it_is_told_and_taken_back(
         path = f"/api/v1/namespaces/{namespace}/configmaps/otaflux-policy-thermostat"
         (await control_plane.request("PATCH", path, change(good, labels))).raise_for_status()
 
-        async def reasons() -> set[str]:
-            return {event["reason"] for event in await rollout.events()}
-
         def is_back(found: dict[str, Any] | None) -> bool:
             return found is not None and labels == found["metadata"].get("labels")
 
         if mitigated:
-            await eventually(reasons, lambda found: "PolicyTampered" in found)
+            await rollout.has_event("PolicyTampered")
             await eventually(rollout.config_map, is_back)
             await eventually(rollout.policy, lambda found: found is not None and not found.priority)
         else:
@@ -80,7 +77,7 @@ async def test_it_is_told_and_taken_back(
             await eventually(
                 rollout.policy, lambda found: found is not None and found.priority == 3
             )
-            assert "PolicyTampered" not in await reasons()
+            assert "PolicyTampered" not in await rollout.reasons()
 
 
 @both

@@ -16,6 +16,7 @@ import uvicorn
 
 from otaflux_server.device_app import DeviceApp
 from otaflux_server.identities import Identity, Scope, forwarding
+from otaflux_server.identities.certificates import Certificates
 from otaflux_server.identities.forwarding import ForwardedCertificates
 from otaflux_server.refusals import Refusal
 from tests.server.fleets import NAMESPACE, Served
@@ -273,8 +274,9 @@ def test_an_expired_certificate_is_nobodys(
     with serving_way(way, tmp_path) as served:
         if not mitigated:
             yesterday = time.time() - day.total_seconds()
-            reader = served.server.identifier._reader  # type: ignore[attr-defined]  # of Certificates
-            monkeypatch.setattr(reader, "_clock", lambda: yesterday)
+            identifier = served.server.identifier
+            assert isinstance(identifier, Certificates | ForwardedCertificates)
+            monkeypatch.setattr(identifier._reader, "_clock", lambda: yesterday)
         asked = list(requests(served.server.device_app, DEVICE))
         for request in asked:
             told = ask(served, request, CARRIERS[name](expired))

@@ -37,9 +37,16 @@ from tests.fixtures.token_servers import Guard
 
 SETTINGS = RegistrySettings.model_validate({"allowed_networks": ["127.0.0.1/32"]})
 SPELLINGS = [
-    "169.254.169.254", "2852039166", "0xa9fea9fe", "169.254.43518", "[::ffff:169.254.169.254]",
-    "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[fd00:ec2::254]", "100.100.100.200",
-]  # fmt: skip
+    "169.254.169.254",
+    "2852039166",
+    "0xa9fea9fe",
+    "169.254.43518",
+    "[::ffff:169.254.169.254]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[2002:a9fe:a9fe::1]",
+    "[fd00:ec2::254]",
+    "100.100.100.200",
+]
 """Of metadata services."""
 
 CREDENTIALS = json.dumps({"token": "credentials-of-the-cloud"}).encode()
@@ -147,9 +154,12 @@ async def test_a_service_inside(
     ],
 )
 async def test_the_metadata_service_of_a_cloud(
-    registry: MisbehavingRegistry, monkeypatch: pytest.MonkeyPatch, way: str, host: str,
+    registry: MisbehavingRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    host: str,
     mitigated: bool,
-) -> None:  # fmt: skip
+) -> None:
     """No machine of ours has one: connections that would go there are counted and refused."""
     reached: list[str] = []
     real = httpcore.AnyIOBackend.connect_tcp

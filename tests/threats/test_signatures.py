@@ -58,8 +58,7 @@ async def attack(
     cluster, key = verifying(registry, product=product)
     async with running(cluster) as operator:
         await eventually(lambda: cluster.condition(key, "Completed")["status"] == "True")
-        retag(cluster, key, "2.0.0")
-        operator.mark(key)
+        retag(operator, cluster, key, "2.0.0")
         if not mitigated:
             await eventually(lambda: (target(cluster, key) or ("", ""))[1] == digest)
             return
@@ -83,37 +82,28 @@ async def test_an_old_signed_image_under_a_new_tag(
     await attack(registry, old, "VersionMismatch", mitigated=mitigated)
 
 
-@BOTH
-async def test_an_old_signed_image_that_does_not_say_its_version(
-    registry: SignedRegistry, monkeypatch: pytest.MonkeyPatch, mitigated: bool
-) -> None:
-    if not mitigated:
-        monkeypatch.setattr(verification, "require_identity", lambda *_: None)
-    old = registry.firmware("2.0.0", version="")
-    registry.sign(old, FIRST)
-    await attack(registry, old, "VersionAnnotationMissing", mitigated=mitigated)
+UNFIT = {
+    "no version": ({"version": ""}, "VersionAnnotationMissing", ""),
+    "another build": ({"version": "2.0.0+test"}, "VersionMismatch", ""),
+    "another product": ({"product": "oven"}, "ProductMismatch", "thermostat"),
+}
 
 
 @BOTH
-async def test_a_signed_image_of_another_build(
-    registry: SignedRegistry, monkeypatch: pytest.MonkeyPatch, mitigated: bool
+@pytest.mark.parametrize(("said", "reason", "product"), UNFIT.values(), ids=UNFIT)
+async def test_a_signed_image_that_does_not_fit(
+    registry: SignedRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    said: dict[str, str],
+    reason: str,
+    product: str,
+    mitigated: bool,
 ) -> None:
     if not mitigated:
         monkeypatch.setattr(verification, "require_identity", lambda *_: None)
-    old = registry.firmware("2.0.0", version="2.0.0+test")
-    registry.sign(old, FIRST)
-    await attack(registry, old, "VersionMismatch", mitigated=mitigated)
-
-
-@BOTH
-async def test_signed_firmware_of_another_product(
-    registry: SignedRegistry, monkeypatch: pytest.MonkeyPatch, mitigated: bool
-) -> None:
-    if not mitigated:
-        monkeypatch.setattr(verification, "require_identity", lambda *_: None)
-    oven = registry.firmware("2.0.0", product="oven")
-    registry.sign(oven, FIRST)
-    await attack(registry, oven, "ProductMismatch", mitigated=mitigated, product="thermostat")
+    other = registry.firmware("2.0.0", **said)
+    registry.sign(other, FIRST)
+    await attack(registry, other, reason, mitigated=mitigated, product=product)
 
 
 @BOTH

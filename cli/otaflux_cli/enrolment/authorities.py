@@ -4,7 +4,7 @@ RFC 5280. Pure, but for the random numbers of keys and serials.
 """
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -59,9 +59,12 @@ def certificate_pem(certificate: x509.Certificate) -> bytes:
 
 
 def new_authority(name: str, days: int, now: datetime.datetime) -> Authority:
-    """A self-signed one that may issue certificates, but no further authorities."""
+    """A self-signed one that may issue certificates, but no further authorities.
+
+    Raises ValueError: the name is none.
+    """
     key = new_key()
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = common_name(name)
     certificate = (
         _builder(subject, subject, key.public_key(), days, now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -123,20 +126,41 @@ def issue(
             f"the authority ends before: in {left} days",
             hint=f"Give at most --days {left}, or make a new authority.",
         )
-    named = len(device) <= _LONGEST_NAME
-    subject = [x509.NameAttribute(NameOID.COMMON_NAME, device)] if named else []
-    alternative = x509.SubjectAlternativeName(
-        [x509.UniformResourceIdentifier(identity(namespace, device))]
-    )
+    name = common_name(device) if len(device) <= _LONGEST_NAME else x509.Name([])
+    names = [x509.UniformResourceIdentifier(identity(namespace, device))]
+    return sign_end(authority, name, names, ExtendedKeyUsageOID.CLIENT_AUTH, key, days, now)
+
+
+def sign_end(
+    authority: Authority,
+    name: x509.Name,
+    names: Sequence[x509.GeneralName],
+    purpose: x509.ObjectIdentifier,
+    key: PublicKey,
+    days: int,
+    now: datetime.datetime,
+) -> x509.Certificate:
+    """The certificate of a client or server (an end entity of RFC 5280), for this purpose alone.
+
+    `name`: its subject, which may be empty; `names`: its alternative ones.
+    """
     return (
-        _builder(x509.Name(subject), authority.certificate.subject, key, days, now)
+        _builder(name, authority.certificate.subject, key, days, now)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(alternative, critical=not named)  # RFC 5280, 4.2.1.6
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName(names),
+            critical=not name.rdns,  # RFC 5280, 4.2.1.6
+        )
         .add_extension(key_identifier(authority.certificate), critical=False)
         .sign(authority.key, hashes.SHA256())
     )
+
+
+def common_name(text: str) -> x509.Name:
+    """A name of this part alone. Raises ValueError: it is empty, or longer than 64 characters."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
 def key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:

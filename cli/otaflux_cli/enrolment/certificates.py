@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from otaflux_cli.enrolment.authorities import Authority
+    from otaflux_cli.enrolment.authorities import Authority, PublicKey
     from otaflux_cli.enrolment.stores import Contents, Store
 
 app = typer.Typer(
@@ -84,24 +84,25 @@ def create(
         Issued,
         read_index,
         serial_text,
+        time_text,
         write_index,
     )
 
     check_namespace(namespace)
     device_name(device)
     store, now = authority_store(ca, kubeconfig), this_second()
-    files = {"certificate": out / f"{device}.crt"}
-    key = None if csr is not None else new_key()
-    if key is not None:
-        files["key"] = out / f"{device}.key"
-    public = requested_key(read_text(csr).encode()) if csr is not None else None
+    files, own = {"certificate": out / f"{device}.crt"}, {}
+    if csr is None:
+        key = new_key()
+        public: PublicKey = key.public_key()
+        files["key"], own["key"] = out / f"{device}.key", key_pem(key)
+    else:
+        public = requested_key(read_text(csr).encode())
     for file in files.values():
         if file.exists():
             raise UserError(f"{file} is there already", hint="Move it, or give --out DIR.")
     authority = load_authority(store.read(), ca, now)
-    subject_key = public if key is None else key.public_key()
-    assert subject_key is not None
-    certificate = issue(authority, namespace, device, subject_key, days, now)
+    certificate = issue(authority, namespace, device, public, days, now)
     entry = Issued(
         serial_text(certificate.serial_number),
         namespace,
@@ -115,16 +116,14 @@ def create(
         return {INDEX_FILE: write_index([*known, entry], now)}
 
     store.change(edit)  # first: no certificate is out that cannot be revoked by its serial
-    contents = {"certificate": certificate_pem(certificate) + authority.chain}
-    if key is not None:
-        contents["key"] = key_pem(key)
+    contents = {"certificate": certificate_pem(certificate) + authority.chain} | own
     _write({files[what]: content for what, content in contents.items()})
     if output is Output.JSON:
         print_json(
             {
                 **{what: str(file) for what, file in files.items()},
                 **{"uri": identity(namespace, device), "serial": entry.serial},
-                "until": entry.until.isoformat().replace("+00:00", "Z"),
+                "until": time_text(entry.until),
             }
         )
         return
@@ -152,7 +151,13 @@ def list_(
 
         otaflux device cert list --ca secret:otaflux-device-ca -n homes -o json
     """
-    from otaflux_cli.enrolment.revocations import INDEX_FILE, LIST_FILE, read_index, revoked
+    from otaflux_cli.enrolment.revocations import (
+        INDEX_FILE,
+        LIST_FILE,
+        read_index,
+        revoked,
+        time_text,
+    )
 
     store, now = authority_store(ca, kubeconfig), this_second()
     contents = store.read()
@@ -175,7 +180,7 @@ def list_(
     data = [
         {
             **{"serial": one.serial, "namespace": one.namespace, "device": one.device},
-            **{"until": one.until.isoformat().replace("+00:00", "Z"), "state": state},
+            **{"until": time_text(one.until), "state": state},
         }
         for one, state in zip(entries, states, strict=True)
     ]

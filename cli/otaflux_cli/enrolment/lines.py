@@ -31,6 +31,11 @@ def lines(content: bytes) -> list[Line]:
     return found
 
 
+def names_in(content: bytes) -> set[str]:
+    """The names of all tokens."""
+    return {line.token.name for line in lines(content) if line.token is not None}
+
+
 def appended(content: bytes, tokens: Iterable[DeviceToken]) -> bytes:
     """The content with these tokens at its end; all other lines as they were."""
     if content and not content.endswith(b"\n"):

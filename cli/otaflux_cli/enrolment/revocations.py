@@ -21,6 +21,8 @@ LIST_FILE = "crl.pem"
 _KEPT = datetime.timedelta(days=30)
 """So long after its end a certificate stays in index and list (RFC 5280, 3.3: one list more)."""
 
+_TIMES = ("issued", "until")
+
 
 @dataclass(frozen=True)
 class Issued:
@@ -34,8 +36,13 @@ class Issued:
 
     def dumps(self) -> str:
         """One line without its end."""
-        texts = {**vars(self), "issued": _text(self.issued), "until": _text(self.until)}
+        texts = {**vars(self), "issued": time_text(self.issued), "until": time_text(self.until)}
         return json.dumps(texts, sort_keys=True)
+
+
+def time_text(time: datetime.datetime) -> str:
+    """Of a time in UTC: RFC 3339, with `Z`."""
+    return time.isoformat().replace("+00:00", "Z")
 
 
 def serial_text(serial: int) -> str:
@@ -120,9 +127,6 @@ def new_list(
     return builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-_TIMES = ("issued", "until")
-
-
 def _number(known: x509.CertificateRevocationList | None) -> int:
     if known is None:
         return 0
@@ -130,7 +134,3 @@ def _number(known: x509.CertificateRevocationList | None) -> int:
         return known.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
         return 0
-
-
-def _text(time: datetime.datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")

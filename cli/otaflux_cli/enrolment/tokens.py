@@ -101,7 +101,7 @@ def create(
     The device sends it as [bold]Authorization: Bearer TOKEN[/bold]. The server knows it within
     seconds from a file; a Secret that is mounted takes up to two minutes.
     """
-    from otaflux_cli.enrolment.lines import appended, lines
+    from otaflux_cli.enrolment.lines import appended, names_in
 
     check_namespace(namespace)
     if [bool(device), group is not None, gateway, devices_file is not None].count(True) != 1:
@@ -127,7 +127,7 @@ def create(
 
     def edit(contents: "Contents") -> "Contents":
         content = contents.get(key, b"")
-        taken = {line.token.name for line in lines(content) if line.token is not None}
+        taken = names_in(content)
         for entry, _ in made:
             if entry.name in taken:
                 raise UserError(
@@ -194,13 +194,13 @@ def revoke(
 
         otaflux device token revoke batch-7/hall-1 batch-7/hall-2 --file /etc/otaflux/tokens
     """
-    from otaflux_cli.enrolment.lines import lines, without
+    from otaflux_cli.enrolment.lines import names_in, without
 
     store, key = _store(file, secret, kubeconfig)
 
     def edit(contents: "Contents") -> "Contents":
         content = contents.get(key, b"")
-        known = {line.token.name for line in lines(content) if line.token is not None}
+        known = names_in(content)
         for name in names:
             if name not in known:
                 raise UserError(

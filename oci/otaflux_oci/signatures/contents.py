@@ -7,7 +7,6 @@ Sources: cosign's SIGNATURE_SPEC.md ("simple signing" payloads); the Sigstore bu
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -142,5 +141,5 @@ def _decoded(text: Any) -> bytes | None:
         return None
     try:
         return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:  # also of what is not ASCII
         return None

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from otaflux_operator.conditions import Verdict, conditions
-from otaflux_operator.engine import policies, releases, rollbacks
+from otaflux_operator.engine import policies, releases, rollbacks, signatures
 from otaflux_operator.engine.deadlines import ENDED, keep_pauses
 from otaflux_operator.engine.drafts import Draft, Objection, Standing
 from otaflux_operator.engine.inheriting import inherit
@@ -12,7 +12,6 @@ from otaflux_operator.engine.messages import message
 from otaflux_operator.engine.observations import Observation
 from otaflux_operator.engine.outcomes import Outcome
 from otaflux_operator.engine.rings import advance_rings
-from otaflux_operator.engine.signatures import objection, trusted
 from otaflux_operator.engine.situations import Situation
 from otaflux_operator.engine.support import unsupported
 from otaflux_operator.engine.trips import notice_failure
@@ -39,7 +38,7 @@ def advance(
     if observation.unpublishable:
         return _unpublishable(rollout, observation, now, epoch)
     second = now.replace(microsecond=0)
-    observation = trusted(observation, rollout.spec)
+    observation = signatures.trusted(observation, rollout.spec)
     draft = Draft.of(rollout, second)
     draft.unsupported = unsupported(rollout.spec)
     inherit(draft, rollout, observation, second)
@@ -51,7 +50,7 @@ def advance(
     releases.promote(draft, rollout, observation, second)
     notice_failure(draft, observation, second)
     rollbacks.by_failure(draft, rollout, observation, second)
-    draft.untrusted = objection(draft, observation.resolution)
+    draft.untrusted = signatures.objection(draft, observation.resolution)
     stable = draft.stable
     advance_rings(draft, rollout, observation, second)
     if draft.stable is not stable:

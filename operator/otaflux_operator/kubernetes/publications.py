@@ -77,7 +77,7 @@ class KubernetesPublications:
         highest = 0
         async for item in self._list("application/json", SELECTOR):
             if (key := key_of(item)) is not None:
-                content, _ = self._content(item, key)
+                content = self._content(item, key)[0]
                 highest = max(highest, content.epoch if content is not None else 0)
         return highest
 
@@ -189,7 +189,7 @@ class KubernetesPublications:
             found = await self._api.get(_path(key))
         except NotFound:
             return None
-        content, problem = self._content(found, key)
+        content, problem, by_current_key = self._content(found, key)
         metadata = found["metadata"]
         (self._bound.add if _is_bound(found) else self._bound.discard)(key)
         owners = metadata.get("ownerReferences") or ()
@@ -199,7 +199,7 @@ class KubernetesPublications:
         if content is not None:
             if content.epoch > self._epochs.current:
                 self._epochs.raise_above(content.epoch)
-            if content.epoch < self._epochs.floor or not self._is_current(found, key):
+            if content.epoch < self._epochs.floor or not by_current_key:
                 damaged = True
         assert content is None or isinstance(content, kind)
         return Published(
@@ -211,26 +211,24 @@ class KubernetesPublications:
             tampered=tampered,
         )
 
-    def _content(self, found: dict[str, Any], key: Key) -> tuple[Policy | Group | None, str]:
-        """What is published, where that counts; else why it does not."""
+    def _content(self, found: dict[str, Any], key: Key) -> tuple[Policy | Group | None, str, bool]:
+        """What is published, where that counts; else why it does not.
+
+        The last: whether the key that signs now made its signature.
+        """
         text, signature = _data(found, key)
         kind = Policy if key.kind is Kind.ROLLOUT else Group
         load = loads_policy if key.kind is Kind.ROLLOUT else loads_group
         try:
-            self._signing.is_current(kind, text, signature)
+            by_current_key = self._signing.is_current(kind, text, signature)
             content: Policy | Group = load(text, namespace=key.namespace, name=key.name)
         except InvalidPolicy as error:
-            return None, str(error)
+            return None, str(error), False
         newest = self._newest.get(key)
         if newest is not None and _written(content) < _written(newest):
-            return None, "an older one was put in its place"
+            return None, "an older one was put in its place", by_current_key
         self._newest[key] = content
-        return content, ""
-
-    def _is_current(self, found: dict[str, Any], key: Key) -> bool:
-        return self._signing.is_current(
-            Policy if key.kind is Kind.ROLLOUT else Group, *_data(found, key)
-        )
+        return content, "", by_current_key
 
     def _changed(
         self, found: dict[str, Any], key: Key, owner: str, content: Policy | Group | None

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from otaflux_server.access.callers import AccessRefusal, CallerRefused, Callers
 from otaflux_server.access.refusals import AccessRefusals
 from otaflux_server.metrics import Metrics
+from otaflux_server.refusals import peer
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What kubelet and Prometheus ask without a token."""
@@ -41,8 +42,7 @@ class Guard:
         await self._app(scope, receive, send)
 
     async def _refuse(self, refused: CallerRefused, scope: Scope, send: Send) -> None:
-        client = scope.get("client")
-        status = self._refusals.note(refused.reason, client[0] if client else "")
+        status = self._refusals.note(refused.reason, peer(scope))
         body = json.dumps({"detail": str(refused)}).encode()
         headers = [
             (b"content-type", b"application/json"),

@@ -1,13 +1,14 @@
 """HTTP on the internal port: uvicorn's own, but that nobody can hold it up, token or none."""
 
 import asyncio
+from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from otaflux_server.access.callers import AccessRefusal
 from otaflux_server.access.refusals import AccessRefusals
-from otaflux_server.http import peer_of
 from otaflux_server.metrics import Metrics
+from otaflux_server.peers import peer_of
 from otaflux_server.tls.connections import SecureConnection
 from otaflux_server.tls.ports import TlsPort
 
@@ -33,9 +34,9 @@ class InternalHttpProtocol(HttpToolsProtocol):
     _secured: SecureConnection | None = None
     _deadline: asyncio.TimerHandle | None = None
 
-    # (asyncio passes the transport that it has; uvicorn narrows the type likewise)
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remembers what the client showed."""
+        transport = cast(asyncio.Transport, transport)  # that of a stream
         self._peer = peer_of(transport)
         if len(self.connections) >= self.most_connections:
             self.transport = transport

@@ -100,7 +100,7 @@ def _certificates(
     try:
         found = [x509.load_pem_x509_certificate(block) for block in blocks]
         for certificate in found:
-            certificate.extensions  # noqa: B018  # read (and refused) only when looked at
+            _ = certificate.extensions  # read (and refused) only when looked at
         return found
     except Exception:  # of many kinds
         raise TlsUnusable(f"{where} holds something that is no certificate") from None

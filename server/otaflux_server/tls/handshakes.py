@@ -3,7 +3,9 @@
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import cast
 
+from otaflux_server.peers import peer_of
 from otaflux_server.tls.contexts import ServerContext
 from otaflux_server.tls.ports import TlsPort
 from otaflux_server.tls.reasons import TlsRefusal, refusal_of
@@ -40,10 +42,9 @@ class Handshake(asyncio.Protocol):
         self._has_failed = False
         self._is_lost = False
 
-    # (asyncio passes the transport that it has, and its types say less)
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        name = transport.get_extra_info("peername")
-        self._peer = str(name[0]) if isinstance(name, tuple) and name else ""
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # that of a stream
+        self._peer = peer_of(transport)
         self._transport = transport
         if not self._admit(self._peer, len(self._under_way)):
             transport.abort()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ import structlog
 from otaflux_server.lines import Lines
 from otaflux_server.metrics import Metrics
 from otaflux_server.settings import TlsSettings
+from otaflux_server.stamps import Stamp, stamp_of
 from otaflux_server.tls.generations import Generation, TlsUnusable, load, paths_of
 from otaflux_server.tls.reasons import TlsRefusal
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 1.0
 """How often files are looked at; what changed is used once it stayed the same for as long."""
 
-_Signature = dict[str, tuple[int, ...] | None]
+_Signature = dict[str, Stamp | None]
 
 
 class TlsPort:
@@ -108,10 +108,7 @@ class TlsPort:
         for name, path in paths_of(self.settings).items():
             found[name] = None
             with contextlib.suppress(OSError):
-                stat = os.stat(path)  # noqa: PTH116  # links are followed
-                found[name] = (
-                    stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns,
-                )  # fmt: skip
+                found[name] = stamp_of(path.stat())
         return found
 
     def _write(self, reason: TlsRefusal, peer: str, count: int) -> None:

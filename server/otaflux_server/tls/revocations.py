@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.x509.oid import ExtensionOID
 
 from otaflux_server.tls.reasons import TlsRefusal
@@ -66,7 +68,8 @@ class RevocationList:
                 return False
         try:
             # (of a key that signs nothing it raises TypeError)
-            return self._crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+            key = cast(CertificateIssuerPublicKeyTypes, issuer.public_key())
+            return self._crl.is_signature_valid(key)
         except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
             return False
 

@@ -41,8 +41,9 @@ def refused(*arguments: str | Path) -> str:
 
 
 def test_the_token_alone_is_printed_and_its_hash_alone_is_kept(file: Path) -> None:
-    ended = otaflux("device", "token", "create", "k", "-n", "homes", "--device", "k-1",
-                    "--file", file)  # fmt: skip
+    ended = otaflux(
+        "device", "token", "create", "k", "-n", "homes", "--device", "k-1", "--file", file
+    )
     token = ended.stdout.removesuffix("\n")
     assert is_token(token)
     assert token not in ended.stderr + file.read_text()
@@ -115,9 +116,8 @@ def test_a_batch_makes_a_token_for_each_device(file: Path, tmp_path: Path) -> No
     assert [(e.name, e.devices, e.sha256) for e in entries(file)] == [
         (f"b7/{row['id']}", (row["id"],), hash_of(row["token"])) for row in rows
     ]
-    assert otaflux_here(
-        "device", "token", "revoke", "b7/hall-1", "b7/hall-2", "--file", file
-    ).returncode == 0  # fmt: skip
+    revoking = ("device", "token", "revoke", "b7/hall-1", "b7/hall-2", "--file", file)
+    assert otaflux_here(*revoking).returncode == 0
     assert [entry.name for entry in entries(file)] == ["b7/aa:bb:cc:dd:ee:ff"]
 
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from otaflux_server.identities import Identity, Unidentified
 from otaflux_server.identities.certificates import CertificateReader, Certificates, Names, pem
@@ -110,8 +111,13 @@ def test_one_that_was_read_before_expires_all_the_same() -> None:
 
 
 def test_each_is_read_once() -> None:
-    read = []
-    reader = CertificateReader(names(), lambda text: read.append(text) or pem(text))  # type: ignore[func-returns-value]  # None, so that pem follows
+    read: list[str] = []
+
+    def reading(text: str) -> x509.Certificate:
+        read.append(text)
+        return pem(text)
+
+    reader = CertificateReader(names(), reading)
     for issued in (of_device(HOME, "a"), of_device(HOME, "b"), of_device(HOME, "a")):
         assert reader.identity(issued.pem)
     assert len(read) == 2

@@ -11,6 +11,8 @@ from structlog.testing import capture_logs
 from otaflux_policy.tokens import new_token
 from otaflux_server.identities import token_files
 from otaflux_server.identities.token_files import TokenFiles
+from otaflux_server.identities.tokens import Tokens
+from otaflux_server.stamps import Stamp
 from tests.server.fleets import Served, serving, settings
 from tests.server.identities.ways import bearer, device_token, write
 
@@ -139,7 +141,7 @@ def test_a_change_that_leaves_no_trace_is_seen_while_the_file_is_young(
     file = tmp_path / "tokens"
     file.write_text(line("a"))
     now = time.time_ns()
-    monkeypatch.setattr(token_files, "_stamp", lambda _: token_files._Stamp(1, 1, 1, now, now))
+    monkeypatch.setattr(token_files, "stamp_of", lambda _: Stamp(1, 1, 1, now, now))
     monkeypatch.setattr(token_files, "_SETTLED_NS", 10**12)
     files = TokenFiles(file)
     files.read()
@@ -232,11 +234,12 @@ def test_the_server_follows_the_files(tmp_path: Path) -> None:
         assert (status(served, first), status(served, second)) == (404, 401)
         write(file, device_token(first, devices=["a"]), device_token(second, devices=["b"]))
         tokens = served.server.identifier
-        served.wait(lambda: len(tokens._holders) == 2)  # type: ignore[attr-defined]  # of Tokens
+        assert isinstance(tokens, Tokens)
+        served.wait(lambda: len(tokens._holders) == 2)
         assert (status(served, first), status(served, second)) == (404, 404)
         write(file, device_token(second, devices=["b"]))
-        served.wait(lambda: len(tokens._holders) == 1)  # type: ignore[attr-defined]  # of Tokens
+        served.wait(lambda: len(tokens._holders) == 1)
         assert (status(served, first), status(served, second)) == (401, 404)
         file.unlink()
-        served.wait(lambda: not tokens._holders)  # type: ignore[attr-defined]  # of Tokens
+        served.wait(lambda: not tokens._holders)
         assert (status(served, first), status(served, second)) == (401, 401)

@@ -35,9 +35,13 @@ def shakes(server: ServerContext, client: ssl.SSLContext) -> bool:
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize(("more", "kept"), [(0, 1), (60, 0)])
 def test_one_session_of_a_client_and_none_of_a_large_chain(
-    files: Files, servers: Authority, devices: Authority,
-    version: ssl.TLSVersion, more: int, kept: int,
-) -> None:  # fmt: skip
+    files: Files,
+    servers: Authority,
+    devices: Authority,
+    version: ssl.TLSVersion,
+    more: int,
+    kept: int,
+) -> None:
     server = ServerContext(TlsSettings(**files.settings))
     client = ssl.create_default_context(cadata=servers.pem.decode())
     client.minimum_version = client.maximum_version = version

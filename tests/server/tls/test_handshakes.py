@@ -137,8 +137,12 @@ class TestRefusedCertificates:
         refused(client, "Expired", "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_EXPIRED")
 
     def test_of_a_server(self, refused: Callable[..., None], devices: Authority) -> None:
-        refused(devices.server(), "CertificateUnfit", "TLSV1_ALERT_UNSUPPORTED_CERTIFICATE",
-                "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE")  # fmt: skip
+        refused(
+            devices.server(),
+            "CertificateUnfit",
+            "TLSV1_ALERT_UNSUPPORTED_CERTIFICATE",
+            "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        )
 
     def test_revoked(self, refused: Callable[..., None], port: Port, devices: Authority) -> None:
         client = devices.client()
@@ -166,9 +170,12 @@ class TestRefusedCertificates:
         with port.replaced():
             port.files.set(client_ca=devices.pem + others.pem)
         refused(
-            others.client(), "RevocationUnknown", "TLSV1_ALERT_UNKNOWN_CA",
-            "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-        )  # fmt: skip
+            others.client(),
+            "RevocationUnknown",
+            "TLSV1_ALERT_UNKNOWN_CA",
+            "SSLV3_ALERT_BAD_CERTIFICATE",
+            "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        )
 
 
 class TestChains:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -347,14 +348,13 @@ class TestSessions:
 def test_the_application_is_told_of_the_certificate(
     port: Port, devices: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scopes = []
+    scopes: list[dict[str, Any]] = []
     app = port.served.server.device_app
     original = app.__class__.__call__
 
-    async def look(self: object, scope: dict[str, object], receive: object, send: object) -> None:
+    async def look(self: object, scope: dict[str, Any], receive: Any, send: Any) -> None:
         scopes.append(scope)
-        # (ASGI's types are not ours to repeat)
-        await original(app, scope, receive, send)  # type: ignore[arg-type]
+        await original(app, scope, receive, send)
 
     monkeypatch.setattr(app.__class__, "__call__", look)
     client = Authority("below", devices)
@@ -367,8 +367,7 @@ def test_the_application_is_told_of_the_certificate(
         for _ in range(2):
             ask(connection, request)
         cipher = connection.cipher()
-    # (it is there, or the test fails)
-    told = [scope["extensions"]["tls"] for scope in scopes]  # type: ignore[index]
+    told = [scope["extensions"]["tls"] for scope in scopes]
     assert told[0] is told[1]
     assert "".join(told[0]["client_cert_chain"]).encode() == issued.pem
     assert told[0]["client_cert_name"] == "CN=kitchen-1"
